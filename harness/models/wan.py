@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness.cache.layer import Plan
 
 
-CLOCK_WAVES = 8  # of the absolute position of a frame; the shortest spans a quarter of its range
+CLOCK_WAVES = 8  # of the absolute position of a frame; the shortest spans a quarter of the video
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class WanDims:
 
     place_waves: number of waves per side in an absolute position embedding of patches; 0 for
         networks without one.
-    clock_frames: frames over which an absolute position embedding of frames runs; it stays as it is
-        after the last of them. 0 for networks without one.
+    clock_frames: number of frames with an absolute position embedding of their own; later frames
+        have that of the last one. 0 for networks without one.
     fps_rows: rows of the table of frame rates: 2 in SkyReels-V2, 0 for networks without a table.
 
     Raises  ValueError: a width that does not split into heads of even width, other `fps_rows`.
@@ -188,8 +188,9 @@ class Wan(VideoNetwork):
         """Run all blocks: tokens [B, F * T, dim] -> the same shape."""
         if self.dims.clock_frames:
             # Here and not in `embed`, which does not know where in the video its frames are.
-            waves_FW = waves_of_frames(plan.frames, self.dims.clock_frames, CLOCK_WAVES)
-            clock_FD = self.clock_embedding(waves_FW.to(tokens))
+            length = self.dims.clock_frames
+            positions_F = torch.arange(plan.frames.start, plan.frames.stop).clamp(max=length - 1)
+            clock_FD = self.clock_embedding(waves(positions_F, length, CLOCK_WAVES).to(tokens))
             each = tokens.shape[1] // len(plan.frames)
             tokens = tokens + clock_FD.repeat_interleave(each, dim=0)
         e6_BF6D = time.modulation.to(tokens.dtype)
@@ -368,24 +369,17 @@ def wave_frequencies(width: int) -> Tensor:
 
 def waves_of_places(grid: Sequence[int], num_waves: int) -> Tensor:
     """Return sines and cosines of patch positions [rows * columns, 4 * num_waves] float64."""
-    # The first wave spans half a period per side, so that no two positions are equal.
-    k = torch.arange(1, num_waves + 1, dtype=torch.float64)
-    sides = [torch.pi * (torch.arange(n) + 0.5)[:, None] / n * k for n in grid]
-    rows, columns = (torch.cat([angles.sin(), angles.cos()], dim=1) for angles in sides)
+    rows, columns = (waves(torch.arange(n), n, num_waves) for n in grid)
     rows = rows[:, None].expand(-1, len(columns), -1)
     columns = columns[None].expand(len(rows), -1, -1)
     return torch.cat([rows, columns], dim=2).flatten(0, 1)
 
 
-def waves_of_frames(frames: range, length: int, num_waves: int) -> Tensor:
-    """Return sines and cosines of the positions of frames [F, 2 * num_waves] float64.
-
-    length: frames after which the position stays the same.
-    """
+def waves(positions_N: Tensor, length: int, num_waves: int) -> Tensor:
+    """Return sines and cosines of positions 0 to `length` - 1 [N, 2 * num_waves] float64."""
+    # The first wave spans half a period over the length, so that no two positions are equal.
     k = torch.arange(1, num_waves + 1, dtype=torch.float64)
-    # The first wave spans half a period, as in `waves_of_places`.
-    positions = torch.tensor(frames, dtype=torch.float64).clamp(max=length - 1)
-    angles = torch.pi * (positions + 0.5)[:, None] / length * k
+    angles = torch.pi * (positions_N + 0.5)[:, None] / length * k
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 

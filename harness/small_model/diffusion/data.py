@@ -45,9 +45,9 @@ class Windows(Dataset[Batch]):
         first = self.training.first_frame(self.stage, self.chunk_frames, draws)
         frames, batch, things = self.stage.frames, self.stage.batch, None
         if self.stage.pictures and draws.random() < self.stage.pictures:
-            # A step of pictures costs the same and shows five times as many things: three in every
-            # picture, and no frames that look alike. Each is the first frame of a clip, which the
-            # network has to draw without any history.
+            # A step of pictures takes as long as another and shows five times as many things: three
+            # in every picture, and no frames that look alike. Each picture is the first frame of a
+            # clip, which the network has to draw without any history.
             frames, batch, things, first = 1, batch * frames, MOST, 0
         latents, texts, weights = [], [], []
         for seed in draws.integers(HELD_OUT, 2**31, batch):

@@ -23,7 +23,7 @@ START_S = np.zeros(1)
 
 
 def recognized(one: Clip, latents_Chw: Tensor) -> dict[str, list[bool]]:
-    """Return for every visible thing of a clip's first picture whether kind and colour are right.
+    """Tell for each visible thing of a clip's first frame whether its kind and colour are right.
 
     A kind is right if no other kind, drawn in the place of the thing, is nearer to the picture
     (squared error of latents). The same holds for its colour.
@@ -48,7 +48,7 @@ def recognized(one: Clip, latents_Chw: Tensor) -> dict[str, list[bool]]:
 
 
 def _nearest(one: Clip, index: int, others: Sequence[Thing], latents_Chw: Tensor) -> Thing:
-    """Return the one of `others` whose drawing as thing `index` of a clip is nearest to latents."""
+    """Draw each of `others` as thing `index` of a clip; return the one nearest to the latents."""
     before, after = one.scene.things[:index], one.scene.things[index + 1 :]
     scenes = [replace(one.scene, things=(*before, other, *after)) for other in others]
     pictures = np.concatenate([Drawing(scene, START_S).pixels(one.hues) for scene in scenes])

@@ -108,6 +108,9 @@ def summary(one: Clip) -> str:
 
 
 def held_out(count: int, layout: bool, things: int | None = None) -> tuple[list[Clip], Tensor]:
-    """Return the first held-out clips and their rows [B, 10, width]. things: see `clip`."""
+    """Return the first held-out clips and their rows [B, 10, width].
+
+    things: number of things in each clip; None draws it.
+    """
     clips = [clip(seed, things) for seed in range(count)]
     return clips, torch.stack([rows(one.scene, layout) for one in clips])

@@ -18,8 +18,8 @@ from harness.small_model.training.teacher import TeacherForcing
 class Watched(TeacherForcing):
     """Teacher forcing that records the first video's rotated keys of every layer [H, T, D]."""
 
-    def __init__(self, spec: CacheSpec, device: torch.device, first: int = 0) -> None:
-        super().__init__(spec, device, first)
+    def __init__(self, spec: CacheSpec, device: torch.device) -> None:
+        super().__init__(spec, device)
         self.keys: list[Tensor] = []
 
     def attend(

@@ -1,4 +1,4 @@
-"""Describes what each kind of figure looks like by a few numbers, as an embedding of its word."""
+"""Embeddings of the kinds of figures: a few numbers that say what each kind looks like."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ def looks() -> Tensor:
     """Return the numbers of every kind [66, 34] float32, in the order of `KINDS`.
 
     They are the principal components of small pictures of the figures. Figures that look alike have
-    similar numbers, so a network need not learn each of them from nothing, as it would have to from
-    the number of a kind.
+    similar numbers, so a network learns them together. From a one-hot encoding of the kind it would
+    have to learn each one alone.
     """
     pictures = np.stack([_picture(FIGURES[kind]) for kind in KINDS]).reshape(len(KINDS), -1)
     left, sizes, axes = np.linalg.svd(pictures - pictures.mean(0), full_matrices=False)
-    # A component has no sign of its own. The weights that ship depend on it, so fix it.
+    # The sign of a component is arbitrary and may differ between machines. Trained weights depend
+    # on it, so the largest entry of each axis is made positive.
     signs = np.sign(np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], 1))[:, 0]
     found = (left * sizes * signs)[:, :COUNT]
     # A mean deviation of 1, like the other columns of rows; the first components stay larger.
@@ -37,13 +38,13 @@ def looks() -> Tensor:
 
 
 def _picture(figure: tuple[Part, ...]) -> NDArray[np.float64]:
-    """Return planes of a figure [8, 24, 24]: its area, that of each paint, and fixed colours."""
+    """Draw a figure as planes [8, 24, 24]: its area, the area of each paint, and fixed colours."""
     side = _SIDE * _FINE
     planes = [Image.new("L", (side, side)) for _ in range(1 + len(_PAINTS) + 3)]
     for part in figure:
         named = [255 * (part.paint == paint) for paint in _PAINTS]
         fixed = [0, 0, 0] if isinstance(part.paint, str) else part.paint
-        # Most figures are less than 1.8 heights wide and 1.35 high; the rest of others is cut off.
+        # Most figures are less than 1.8 heights wide and 1.35 high; larger ones are cut off.
         corners = (part.outline + np.array([0.9, 1.35])) / 1.8 * side
         points = (np.rint(corners * 16) / 16).ravel().tolist()  # alike on every machine
         for plane, value in zip(planes, (255, *named, *fixed), strict=True):

@@ -40,8 +40,9 @@ _SETTING_WIDTH = 64
 def rows(scene: Scene, layout: bool = True) -> Tensor:
     """Return a scene as rows [10, 320] float32; rows of absent things are zero.
 
-    Row 0 holds place, light, weather, camera and shift. Row 1 + 3 i + p holds the kind of thing i,
-    its action in part p of the clip, and its position at the start, middle and end of the part.
+    Row 0 holds place, light, weather, camera and shift. Row 1 + 3 i + p holds the kind of thing i
+    and what it looks like, its action in part p of the clip, and its position at the start, middle
+    and end of the part.
 
     layout: if false, shift, phases and positions are zero.
     """
@@ -72,6 +73,7 @@ def _acts(thing: Thing, layout: bool) -> list[list[float]]:
     times = np.stack([begins[:-1], (begins[:-1] + begins[1:]) / 2, begins[1:] - 1e-3], 1)
     way = path(thing, times.ravel())
     look = [*one_of(SIZES, thing.size), *(layout * wave for wave in waves(thing.phase, 2))]
+    figure = looks()[KINDS.index(thing.kind)].tolist()
     acts = []
     for p, act in enumerate(thing.acts):
         # Positions let the network place a thing without working out its path.
@@ -92,7 +94,7 @@ def _acts(thing: Thing, layout: bool) -> list[list[float]]:
                 *look,
                 # Multiplied by zero rather than left out, so that all rows have the same columns.
                 *(layout * float(v) for v in places),
-                *looks()[KINDS.index(thing.kind)].tolist(),
+                *figure,
             ]
         )
     return acts

@@ -15,13 +15,13 @@ from harness.cache.positions import Rope
 
 @dataclass(frozen=True)
 class WindowPlan(Plan):
-    """A pass over some frames of a window.
+    """The plan of a pass in training, with its frames counted from the start of the window too.
 
-    begin, count: its frames, counted from the start of the window.
+    begin, count: first frame within the window, and number of frames.
     """
 
-    # The compiled blocks look only at these two and not at `frames`: PyTorch compiles them again
-    # for every new number, and a window may begin at any frame of a video.
+    # Compiled blocks read these two instead of `frames`. PyTorch compiles a block again for every
+    # new number that it reads, and a window may begin at any frame of a video.
     begin: int = 0
     count: int = 0
 
@@ -38,7 +38,7 @@ class TeacherForcing:
     many noisy chunks. Each sees the history before its own frames and itself, but no other noisy
     chunk. So one clean pass and one noisy pass give what the sampler computes in many passes.
 
-    first: the first frame of the window in its video; nothing before it is history.
+    first: the first frame of the window in its video. Earlier frames are no history.
 
     Source  arXiv 2412.15205, 2506.08009.
 
