@@ -58,12 +58,13 @@ validity: $(VENV)/run ## run the 33 published methods and hold their ranks again
 	$(BIN)/python -m analysis validity results/validity --observations $(PUBLISHED) --page docs/validity.md --picture docs/images/validity.svg; \
 	exit $${failed:-0}
 
-# One thread each: two suites side by side fill two cores, and more threads gain little on 32 tokens.
+# One thread each: two suites side by side fill two cores, and more threads gain little on 64 tokens.
 sweep-moviegen sweep-storyeval: sweep-%: $(VENV)/run
 	OMP_NUM_THREADS=1 $(BIN)/python -m harness -m method=$(ROWS) suite=$* suite.prompts=$(PROMPTS) track=disabled results_dir=results/validity $(WORDS)
 
-train-small: $(VENV)/run ## train the small model again (two hours and a quarter; a second `make` goes on)
-	$(BIN)/python -m harness.small_model.training
+train-small: $(VENV)/run ## train the small models again (the teacher six hours, the student seven; a second `make` goes on)
+	$(BIN)/python -m harness.small_model.diffusion train
+	$(BIN)/python -m harness.small_model.student train student.teacher_folder=results/.train/forcing
 
 clean: ## remove the environment and the caches; results stay
 	rm -rf $(VENV) $(VBENCH) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

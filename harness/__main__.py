@@ -22,8 +22,7 @@ VERBS = {
 }
 ELSEWHERE = {
     "analysis": "python -m analysis",
-    "train": "python -m harness.small_model.training",
-    "world": "python -m harness.small_model.world",
+    "train": "python -m harness.small_model.diffusion",
     "scenes": "python -m harness.small_model.scenes",
     "docs": "python -m harness.commands.methods_page",
     "run": "python -m harness method=<name>",

@@ -17,7 +17,6 @@ TARGETS: Mapping[str, str] = {
     "harness.models.vae.WanCodec": "harness.models.WanCodec",
     "harness.models.preview.WanPreview": "harness.models.WanPreview",
     "harness.sampler.Schedule": "harness.sampling.Schedule",
-    "harness.world.WorldText": "harness.small_model.WorldText",
     "harness.models.codec.KeyframeDecoder": "harness.small_model.KeyframeDecoder",
     "harness.train.stages.Training": "harness.small_model.training.stages.Training",
     "harness.train.stages.Stage": "harness.small_model.training.stages.Stage",

@@ -35,7 +35,6 @@ PARTS = (
     "harness.sampling.schedule",
     "harness.small_model.codec",
     "harness.small_model.scenes",
-    "harness.small_model.world",
     "methods",
 )
 # Packages that export parts under the public names that configuration files use. Their other

@@ -222,7 +222,7 @@ DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("video gone", lambda run: (run / f"{VIDEO}.mkv").unlink(), "0001-0: its frames are missing"),
     ("video bit", lambda run: flip(run / f"{VIDEO}.mkv"), "0001-0: its .mkv is not the one scored"),
     ("other frames", other_frames, "its .mkv holds other frames than were made (found "),
-    ("other shape", other_frames, "(found 8 frames of 64x128 at 8 a second, expected 9 frames of"),
+    ("other shape", other_frames, "(found 8 frames of 128x128 at 8 a second, expected 9 frames of"),
     (
         "trace gone",
         lambda run: (run / "trace" / "0001-0.parquet").unlink(),

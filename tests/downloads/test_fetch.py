@@ -426,7 +426,7 @@ def test_official_prompts_from_a_copy(
     if not shared.is_file():
         pytest.skip(f"official list not found: {shared}")
     site.files = {f"/prompts/{name}.txt": shared.read_bytes()}
-    asked = ["prompts", f"suite={name},world", f"data_dir={tmp_path}", f"fetch.base={site.url}"]
+    asked = ["prompts", f"suite={name},scenes", f"data_dir={tmp_path}", f"fetch.base={site.url}"]
     assert main(asked) == 0
     path = tmp_path / "prompts" / f"{name}.txt"
     assert path.read_bytes() == shared.read_bytes()

@@ -25,7 +25,7 @@ from tests.support.geometry import configured
 from tests.support.runs import run
 from tests.support.tiny_wan import CHECKPOINT, DIMS, choose, write_checkpoint, write_parts
 
-OURS = ("small", "small_distilled", "small_forcing", "skyreels_tiny", "magi_tiny")
+OURS = ("small", "small_forcing", "skyreels_tiny", "magi_tiny")
 FAMILY = [name for name in choices("model") if name not in OURS]
 # The second window has 10 frames, of which the first 5 are given.
 WINDOWS = ("model.loop.frames=15", "model.schedule.num_steps=4", "model.loop.offset=1")

@@ -297,7 +297,7 @@ def test_kv_and_peak_are_the_planners(tmp_path: Path) -> None:
     assert exact.kv_bytes == bf16_bytes
     assert small.kv_bytes == pytest.approx(bf16_bytes / 3.2)
     assert exact.peak_bytes and small.peak_bytes and exact.peak_bytes > small.peak_bytes
-    assert exact.raw_bytes == 165 * 64 * 128 * 3
+    assert exact.raw_bytes == 165 * 128 * 128 * 3
 
 
 def test_the_contract_is_that_of_the_integration(tmp_path: Path) -> None:
@@ -506,4 +506,4 @@ def test_a_true_run_is_seen_as_it_is(tmp_path: Path) -> None:
     videos = [path for path in (this.folder / "videos").iterdir() if path.is_file()]
     traces = list((this.folder / "trace").iterdir())
     assert found.video_bytes == sum(path.stat().st_size for path in videos + traces) / 2
-    assert math.isclose(before.raw_bytes or 0, 21 * 64 * 128 * 3)
+    assert math.isclose(before.raw_bytes or 0, 21 * 128 * 128 * 3)

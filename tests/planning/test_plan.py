@@ -475,7 +475,7 @@ def test_passes_that_are_surely_skipped_are_not_counted() -> None:
         denoise = budget.phases(BEST, 12, most(moments))["denoise"]
         # Tokens of this pass, the residual, and the tokens that drift is measured from.
         num_kept = {"none": 0, "fixed": 2, "drift": 3}[name]
-        assert denoise.get("residual", 0) == num_kept * 3 * 32 * 192 * 2
+        assert denoise.get("residual", 0) == num_kept * 3 * 64 * 320 * 2
     assert found["fixed"] == found["none"] * 4 / 5
     assert found["drift"] == found["none"]
 
@@ -503,7 +503,7 @@ def test_what_no_kernel_reads_is_planned_portable() -> None:
         assert row.best["commit"]["activations"] >= row.best["denoise"]["activations"]
     assert cells(row)[5] == "9"
     tokens = forecast("tokens", OF_ALL_KINDS["tokens"], setting)
-    assert tokens.frames_full == 200 / 32 and cells(tokens)[5] == "6.2"
+    assert tokens.frames_full == 200 / 64 and cells(tokens)[5] == "3.1"
 
 
 # The published study
@@ -593,7 +593,7 @@ def test_a_calibration_counts_before_the_card(tmp_path: Path) -> None:
         (["nonsense"], "key=value"),
         (["suite.frames=20"], "choose 18 or 21"),
         (["method=rtn_int4", "method.key.bits=3"], "choose 2, 4 or 8"),
-        (["method=rtn_int4", "method.key.group=7"], "does not divide the 32 tokens"),
+        (["method=rtn_int4", "method.key.group=7"], "does not divide the 64 tokens"),
         (["method.key._target_=nope.Nope"], "there is no class nope.Nope"),
         (["method=published/rtn_int4"], "runs under integration=published, which is counted apart"),
         (["model.window=2"], "choose at least 3"),

@@ -21,7 +21,7 @@ def test_a_seed_is_one_video_and_a_method_changes_its_bytes_and_pixels() -> None
         for method, seed in ((bf16, 1), (bf16, 1), (bf16, 2))
     )
     coarse = sample_video(model, int4, PROMPT, num_frames=6, seed=1)
-    assert exact.frames.shape == (21, 64, 128, 3) and exact.frames.dtype == np.uint8
+    assert exact.frames.shape == (21, 128, 128, 3) and exact.frames.dtype == np.uint8
     assert np.array_equal(exact.frames, again.frames)
     assert not np.array_equal(exact.frames, other.frames)
     assert not np.array_equal(exact.frames, coarse.frames)
@@ -38,4 +38,4 @@ def test_the_lines_of_the_readme_run(capsys: pytest.CaptureFixture[str]) -> None
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (block,) = [each for each in blocks if "harness.runs.library" in each]
     exec(compile(block, "README.md", "exec"), {})
-    assert "(45, 64, 128, 3)" in capsys.readouterr().out
+    assert "(45, 128, 128, 3)" in capsys.readouterr().out

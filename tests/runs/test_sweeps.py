@@ -242,7 +242,7 @@ def test_the_end_says_every_job_and_what_failed(swept: Callable[[str], Sweep], n
     for method, cause in BAD.items():
         assert any(f"/{method}-" in line and f" {cause}: " in line for line in failed)
     assert any("RuntimeError: no frame pleases me" in line for line in failed)
-    assert any("does not divide the 32 tokens of a frame" in line for line in failed)
+    assert any("does not divide the 64 tokens of a frame" in line for line in failed)
     assert "run.retry=failed" in sweep.mixed.stderr
 
 

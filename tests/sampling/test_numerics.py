@@ -141,16 +141,16 @@ def test_keys_and_values_of_a_commit_pass(
 def test_an_encoded_prompt_and_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    from harness.small_model.world import WorldText
+    from harness.small_model.scenes.text import SceneText
 
-    encode = WorldText.encode
+    encode = SceneText.encode
 
-    def poisoned(self: WorldText, prompts: list[str]) -> Tensor:
+    def poisoned(self: SceneText, prompts: list[str]) -> Tensor:
         rows = encode(self, prompts)
         rows[0, 0, 0] = value
         return rows
 
-    monkeypatch.setattr(WorldText, "encode", poisoned)
+    monkeypatch.setattr(SceneText, "encode", poisoned)
     for cause, reason in failures(broken(tmp_path)):
         assert (cause, "the encoded prompt is not finite" in reason) == ("numerics", True)
     frames = torch.zeros(1, 3, 4, 4)

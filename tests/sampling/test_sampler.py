@@ -111,7 +111,7 @@ def test_the_small_model_is_small_and_the_same_class() -> None:
         (["model.weights=learned"], "choose bundled, checkpoint, seeded, random"),
         (["model.dtype=int4"], "choose bfloat16"),
         (["model.positions=polar"], "choose absolute, relative"),
-        (["model.dims.dim=130"], "does not split into 3 heads"),
+        (["model.dims.dim=322"], "does not split into 5 heads"),
     ],
 )
 def test_impossible_models(overrides: list[str], message: str) -> None:

@@ -19,13 +19,12 @@ from harness.planning.live_bytes import on_meta
 from harness.scoring.metrics import psnr
 from harness.small_model import codec
 from harness.small_model.codec import CHANNELS, KeyframeDecoder, encode, fade, linear, preview
+from harness.small_model.scenes.clip import clip
 from harness.small_model.training import decoder as training
 from harness.small_model.training.decoder import Settings, Training
-from harness.small_model.world import clip
 from harness.system.errors import UserError
 
-SHIPPED = {"first": "decoder.safetensors", "scenes": "forcing_decoder.safetensors"}
-FEW = Settings("scenes", steps=8, batch=2, pool=4, fresh=1)
+FEW = Settings(steps=8, batch=2, pool=4, fresh=1)
 
 
 def latents(frames: int = 4, height: int = 6, width: int = 5, seed: int = 0) -> Tensor:
@@ -201,26 +200,24 @@ def test_exported_weights_are_read_back_in_16_bits(
     torch.testing.assert_close(found, untrained().decode_whole(latents()), atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("world", SHIPPED)
-def test_shipped_decoder_beats_the_linear_one_on_held_out_clips(world: str) -> None:
-    path = bundled_module.FOLDER / SHIPPED[world]
+def test_shipped_decoder_beats_the_linear_one_on_held_out_clips() -> None:
+    path = bundled_module.FOLDER / "decoder.safetensors"
     assert path.stat().st_size < 1_000_000
-    decoder = KeyframeDecoder(digest(path), file=path.name)
-    key, between, plain = training.held_out(decoder, world, num_clips=3)
+    decoder = KeyframeDecoder(digest(path))
+    key, between, plain = training.held_out(decoder, num_clips=3)
     assert key > plain + 2
     assert key > 29 and between > 26
 
 
-@pytest.mark.parametrize(("world", "height"), [("first", 64), ("scenes", 128)])
 def test_pairs_are_a_keyframe_and_the_four_frames_after_it(
-    world: str, height: int, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = training.pair(world, seed=0, number=3)
-    assert found.shape == (5, height, 128, 3)
-    assert np.array_equal(found, training.pair(world, seed=0, number=3))
-    assert not np.array_equal(found, training.pair(world, seed=0, number=4))
+    found = training.pair(seed=0, number=3)
+    assert found.shape == (5, 128, 128, 3)
+    assert np.array_equal(found, training.pair(seed=0, number=3))
+    assert not np.array_equal(found, training.pair(seed=0, number=4))
     monkeypatch.setattr(training, "_STILL", 1.0)
-    still = training.pair(world, seed=0, number=3)
+    still = training.pair(seed=0, number=3)
     assert (still == still[0]).all()
 
 
@@ -265,4 +262,4 @@ def test_a_resumed_training_equals_one_in_one_go(tmp_path: Path) -> None:
 def test_training_refuses_a_state_of_other_settings(tmp_path: Path) -> None:
     Training(FEW, tmp_path).run(1)
     with pytest.raises(UserError, match="give the same settings or another --state"):
-        Training(Settings("scenes", steps=9, batch=2, pool=4, fresh=1), tmp_path)
+        Training(Settings(steps=9, batch=2, pool=4, fresh=1), tmp_path)

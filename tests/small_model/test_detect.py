@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from harness.small_model.codec import encode, preview
-from harness.small_model.rates import curve, wilson
 from harness.small_model.scenes.__main__ import main
 from harness.small_model.scenes.clip import Clip, clip
 from harness.small_model.scenes.detect import (
@@ -26,6 +25,7 @@ from harness.small_model.scenes.detect import (
     setting,
 )
 from harness.small_model.scenes.judge import chosen, judge
+from harness.small_model.scenes.rates import curve, wilson
 from harness.small_model.scenes.report import Videos, of_run, report
 from harness.small_model.scenes.scene import COLOURS, KINDS, Act, Scene, Thing
 from harness.system.errors import UserError

@@ -18,7 +18,6 @@ from harness.api import CacheSpec
 from harness.cache.positions import Rope, rotate
 from harness.config.compose import configured
 from harness.models.wan import Wan, WanDims
-from harness.sampling.schedule import Schedule
 from harness.small_model.codec import encode
 from harness.small_model.diffusion.__main__ import main
 from harness.small_model.diffusion.data import GRID, Windows, cell_weights
@@ -45,7 +44,7 @@ DIMS = WanDims(
     clock_frames=12,
 )  # fmt: skip
 SPEC = CacheSpec(num_layers=2, num_heads=2, head_dim=16, grid=(8, 8), chunk_frames=3, window=None)
-OBJECTIVE = DiffusionForcing(Schedule(), SPEC, history_noise=0.0)
+OBJECTIVE = DiffusionForcing(SPEC)
 STAGE = Stage(frames=6, batch=2, lr=1e-2, steps=4, from_start=0.5)
 
 

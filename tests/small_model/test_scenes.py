@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from harness.prompts.suite import BUNDLED
@@ -37,6 +40,8 @@ from harness.small_model.scenes.wordnet import Synsets, select
 
 PROMPTS = Path("../shared/prompts")
 TIMES = np.arange(42) / 4
+# SHA-256 of captions and frames.
+CLIPS = "9bb3b472c45ac4ab770553a03c144725760698a510d55e4abcdc40f171ee9639"
 
 
 def thing(kind: str = "dog", *actions: str, colour: str = "red") -> Thing:
@@ -121,6 +126,14 @@ def test_a_clip_is_a_function_of_its_seed() -> None:
     assert (clip(7).keyframes(frames) != clip(8).keyframes(frames)).any()
 
 
+def test_clips_are_the_same_bit_for_bit_on_every_machine() -> None:
+    digest = hashlib.sha256()
+    for seed in range(8):
+        digest.update(describe(clip(seed).scene).encode())
+        digest.update(clip(seed).keyframes(range(0, 42, 6)).tobytes())
+    assert digest.hexdigest() == CLIPS
+
+
 @pytest.mark.parametrize("seed", range(0, 60))
 def test_captions_are_read_as_they_were_meant(seed: int) -> None:
     meant = clip(seed).scene
@@ -153,6 +166,23 @@ def test_hypernyms_are_known(prompt: str, place: str, kinds: list[str]) -> None:
     got = interpret(prompt)
     assert got.place == place
     assert [one.kind for one in got.things][: len(kinds)] == kinds
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=80))
+def test_any_text_is_a_scene_and_rows(text: str) -> None:
+    numbers = rows(interpret(text))
+    assert numbers.isfinite().all() and numbers[0].any() and numbers[1].any()
+
+
+def test_letter_case_and_spaces_do_not_count() -> None:
+    assert interpret("A  red dog RUNS.\n") == interpret("a red dog runs.")
+
+
+@pytest.mark.parametrize("suite", ["moviegen", "storyeval"])
+def test_prompts_of_the_suites_give_distinct_scenes(suite: str) -> None:
+    prompts = (BUNDLED / f"{suite}.txt").read_text().splitlines()
+    assert len({interpret(prompt) for prompt in prompts}) == len(prompts)
 
 
 def test_what_a_prompt_leaves_open_is_its_own() -> None:

@@ -9,18 +9,10 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from harness.api import Exact, Method
-from harness.cache.attention.portable import Portable
-from harness.cache.session import Session
 from harness.config.compose import configured
 from harness.models.checkpoints import bundled
 from harness.models.preset import VideoModel
-from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import NullObserver
-from harness.small_model.codec import encode
-from harness.small_model.world import clip
 from harness.system.errors import UserError
-from methods.retention.keep import KeepAll
 from tests.support.commands import SHORT, command
 
 CPU = torch.device("cpu")
@@ -32,11 +24,11 @@ def shipped() -> VideoModel:
     return model
 
 
-@pytest.mark.parametrize("name", ["small", "small_distilled", "small_forcing"])
+@pytest.mark.parametrize("name", ["small", "small_forcing"])
 def test_it_is_small(name: str) -> None:
     config = configured(f"model={name}")["model"]
     files = [bundled.FOLDER / config["checkpoint"]]
-    files.append(bundled.FOLDER / config["decoder"].get("file", "decoder.safetensors"))
+    files.append(bundled.FOLDER / "decoder.safetensors")
     assert sum(path.stat().st_size for path in files) <= 25e6
     model: VideoModel = instantiate(config)
     network = model.build(CPU, Path()).network
@@ -76,20 +68,3 @@ def test_another_digest_is_one_sentence(tmp_path: Path) -> None:
 def test_weights_without_their_digest_are_refused() -> None:
     with pytest.raises(Exception, match=r"needs model\.sha256"):
         instantiate({**CONFIG, "sha256": None})
-
-
-def test_it_draws_what_the_prompt_asks_for() -> None:
-    """Nearer to the world's own clip than the mean of all clips is, on prompts held out."""
-    model, num_frames = shipped(), 9
-    sampler = model.build(CPU, Path())
-    method = Method(key=Exact(), value=Exact(), retention=KeepAll())
-    truth = [encode(clip(seed).keyframes(range(num_frames))) for seed in range(8)]
-    error = []
-    for seed in range(3):
-        text_kv = model.text_kv(sampler, model.text.encode([clip(seed).prompt])[0])
-        session = Session(model.spec, method, Portable(), num_frames, CPU)
-        noise = SeededNoise(seed, model.latent_shape(num_frames))
-        chunks = list(sampler.sample(session, text_kv, noise, num_frames, NullObserver()))
-        error.append((torch.cat(chunks, 1)[0].float() - truth[seed]).square().mean())
-    spread = torch.stack(truth).var(0).mean()
-    assert torch.stack(error).mean() < 0.7 * spread

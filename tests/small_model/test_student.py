@@ -57,7 +57,7 @@ def teacher() -> Wan:
 
 
 def objective(guidance: float = 2.0, substeps: int = 2) -> Distillation:
-    return Distillation(SCHEDULE, SPEC, 0.0, teacher(), guidance, substeps)
+    return Distillation(SPEC, SCHEDULE, teacher(), guidance, substeps)
 
 
 def trainer(folder: Path, stage: Stage = STAGE) -> StudentTrainer:
@@ -181,7 +181,7 @@ def test_what_a_student_cannot_learn_is_refused() -> None:
 
 
 def test_the_preset_is_the_network_and_the_schedule_that_are_trained() -> None:
-    preset: VideoModel = instantiate(configured("model=small_distilled")["model"])
+    preset: VideoModel = instantiate(configured("model=small")["model"])
     trained: VideoModel = instantiate(configured("+train=student", "method=bf16")["model"])
     assert preset.dims == trained.dims and preset.schedule == trained.schedule
     assert preset.spec == trained.spec and preset.latent_size == trained.latent_size
@@ -189,7 +189,7 @@ def test_the_preset_is_the_network_and_the_schedule_that_are_trained() -> None:
 
 def test_the_weights_that_ship_draw_what_the_prompt_says() -> None:
     """Each first chunk is closer to the clip of its own caption than to the other clips."""
-    preset: VideoModel = instantiate(configured("model=small_distilled")["model"])
+    preset: VideoModel = instantiate(configured("model=small")["model"])
     clips, text = held_out(4, layout=True)
     network = wan_of(preset)
     load_weights(network, preset.path(Path()), ema=False, dtype=torch.float32, device=CPU)

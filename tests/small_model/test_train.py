@@ -11,16 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.api import Stores
 from harness.cache.attention.portable import Portable
-from harness.cache.layer import Plan
 from harness.cache.session import Session
 from harness.checks.tiny_network import DIMS
 from harness.models.wan import Wan
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
+from harness.small_model.diffusion.objective import DiffusionForcing
 from harness.small_model.training.loop import Trainer
-from harness.small_model.training.objective import Batch, Objective, commit, spread
+from harness.small_model.training.objective import Batch, commit
 from harness.small_model.training.stages import Stage, Training
 from harness.small_model.training.teacher import TeacherForcing
 from harness.system.errors import UserError
@@ -67,7 +66,7 @@ def seeded() -> torch.Generator:
 def trainer(folder: Path, *stages: Stage, **changes: float) -> Trainer:
     settings = {"warmup_steps": 2, "log_steps": 2, **changes}
     training = Training(stages=stages, folder=str(folder), **settings)  # type: ignore[arg-type]
-    return Trainer(training, Wan(DIMS), Objective(SCHEDULE, spec(), 0.15), CPU)
+    return Trainer(training, Wan(DIMS), DiffusionForcing(spec()), CPU)
 
 
 def weights(trained: Trainer) -> dict[str, Tensor]:
@@ -78,9 +77,9 @@ def weights(trained: Trainer) -> dict[str, Tensor]:
 
 
 def test_a_resumed_training_takes_the_same_steps(tmp_path: Path) -> None:
-    whole = trainer(tmp_path / "whole", STEPS, replace(STEPS, rollout=2))
+    whole = trainer(tmp_path / "whole", STEPS, replace(STEPS, frames=3))
     assert whole.run(source)
-    first = trainer(tmp_path / "parts", STEPS, replace(STEPS, rollout=2))
+    first = trainer(tmp_path / "parts", STEPS, replace(STEPS, frames=3))
 
     def interrupted(stage: Stage, step: int) -> Iterator[Batch]:
         for at, batch in zip(count(step), source(stage, step), strict=False):
@@ -90,7 +89,7 @@ def test_a_resumed_training_takes_the_same_steps(tmp_path: Path) -> None:
 
     assert not first.run(interrupted)
     assert first.clock.step == 3
-    second = trainer(tmp_path / "parts", STEPS, replace(STEPS, rollout=2))
+    second = trainer(tmp_path / "parts", STEPS, replace(STEPS, frames=3))
     assert second.clock.step == 3
     assert second.run(source)
     for name, weight in weights(whole).items():
@@ -99,9 +98,8 @@ def test_a_resumed_training_takes_the_same_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rollout", [0, 2])
-def test_what_is_shown_again_and_again_is_learned(tmp_path: Path, rollout: int) -> None:
-    trained = trainer(tmp_path, replace(STEPS, steps=30, lr=1e-2, rollout=rollout))
+def test_what_is_shown_again_and_again_is_learned(tmp_path: Path) -> None:
+    trained = trainer(tmp_path, replace(STEPS, steps=30, lr=1e-2))
     trained.run(source)
     assert trained.rows[-1]["loss"] < 0.7 * trained.rows[0]["loss"]
 
@@ -113,56 +111,6 @@ def test_another_network_or_other_stages_are_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"torn")
     with pytest.raises(UserError, match="cannot read"):
         trainer(tmp_path, STEPS)
-
-
-def test_own_history_replaces_chunks_and_keeps_the_first_of_a_window_within() -> None:
-    objective = Objective(SCHEDULE, spec(), 0.0)
-    rows = torch.randn(2, 6, DIMS.text_dim, generator=seeded())
-    stage = replace(STEPS, frames=9, batch=2, rollout=2, own=1.0)
-    x = latents(9, 2)
-    within = Batch(x, rows, torch.ones(x[:, :, 0].shape), first=3)
-    past = objective._own(network(), within, stage, seeded())
-    assert past.shape[1] == 6
-    torch.testing.assert_close(past[:, :3], within.x_BFChw[:, :3], atol=0, rtol=0)
-    assert (past[:, 3:] - within.x_BFChw[:, 3:6]).abs().mean() > 0.1
-    torch.testing.assert_close(within.x_BFChw, latents(9, 2), atol=0, rtol=0)
-    kept = objective._own(network(), within, replace(stage, own=0.0), seeded())
-    torch.testing.assert_close(kept, within.x_BFChw[:, :6], atol=0, rtol=0)
-
-
-@pytest.mark.parametrize(("first", "target"), [(0, range(9)), (3, range(6, 12))])
-def test_the_last_chunk_is_no_history_and_the_first_one_within_a_video_no_target(
-    monkeypatch: pytest.MonkeyPatch, first: int, target: range
-) -> None:
-    passes: list[tuple[range, Stores]] = []
-    plan = TeacherForcing.plan
-
-    def spied(self: TeacherForcing, frames: range, stores: Stores) -> Plan:
-        passes.append((frames, stores))
-        return plan(self, frames, stores)
-
-    monkeypatch.setattr(TeacherForcing, "plan", spied)
-    rows = torch.randn(1, 6, DIMS.text_dim, generator=seeded())
-    x = latents(9)
-    batch = Batch(x, rows, torch.ones(x[:, :, 0].shape), first)
-    Objective(SCHEDULE, spec(), 0.0).loss(network(), batch, replace(STEPS, batch=1), seeded())
-    assert passes == [(range(first, first + 6), "history"), (target, "nothing")]
-
-
-def test_times_are_the_samplers_and_each_comes_equally_often() -> None:
-    schedule = Schedule(steps=(1000, 500), first_steps=(1000,), shift=1.0)
-    times = Objective(schedule, spec(), 0.0).times(4, range(6), seeded())
-    assert times[:, :3].unique().tolist() == [1000.0]
-    assert sorted(times[:, 3].tolist()) == [500.0, 500.0, 1000.0, 1000.0]
-    assert (times[:, 3:] == times[:, 3:4]).all()
-    assert spread([1000, 750, 500, 250], 2) == [1000, 500]
-
-
-def test_minutes_and_steps_of_stages_are_not_mixed() -> None:
-    with pytest.raises(ValueError, match="either steps or minutes"):
-        Stage(frames=6, batch=1, lr=1e-3)
-    with pytest.raises(ValueError, match="all by steps or all by minutes"):
-        Training(stages=[STEPS, replace(STEPS, steps=None, minutes=1.0)], folder="")
 
 
 def test_learning_rate_rises_then_falls_to_zero_over_all_stages() -> None:

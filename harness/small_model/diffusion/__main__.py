@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from torch import Tensor
 
 from harness.config import messages
@@ -24,6 +23,7 @@ from harness.small_model.training.state import averaged, saved_state
 from harness.system import machine
 from harness.system.errors import UserError
 from harness.system.logs import remark
+from harness.system.typed import build
 
 
 @messages.verb(also=(ValueError,))
@@ -47,6 +47,10 @@ def run_verb(
 
     Raises  UserError: an unknown verb, or wrong settings.
     """
+    # By hand, because the other words are settings of Hydra and no options.
+    if {"-h", "--help"} & set(words):
+        print(f"Verbs: {', '.join(verbs)}. Settings: conf/train/{training}.yaml and a run's.")
+        return 0
     verb, *settings = words if words and "=" not in words[0] else ("train", *words)
     if verb not in verbs:
         raise UserError(f"{verb} is no verb of this command: choose {', '.join(verbs)}")
@@ -59,14 +63,10 @@ def train(config: dict[str, Any]) -> int:
     from harness.small_model.diffusion.data import Windows
     from harness.small_model.diffusion.objective import DiffusionForcing
 
-    training: Training = instantiate(config["train"])
-    teacher: Teacher = instantiate(config["teacher"])
-    model: VideoModel = instantiate(config["model"])
-    schedule: Any = model.schedule  # the few-step schedule of model=small
-    # The schedule belongs to the base class; this loss draws its own noise levels.
-    objective = DiffusionForcing(
-        schedule, model.spec, training.history_noise, teacher.shift, teacher.clean
-    )
+    training: Training = build("train", config["train"])
+    teacher: Teacher = build("teacher", config["teacher"])
+    model: VideoModel = build("model", config["model"])
+    objective = DiffusionForcing(model.spec, teacher.shift, teacher.clean)
     device = machine.choose_device(config["run"]["device"])
     start = shipped_teacher(model) if teacher.from_shipped else None
     trainer = TeacherTrainer(training, wan_of(model), objective, device, teacher.keys, start)
@@ -92,7 +92,7 @@ def write_sheet(
     """Write a sheet of the true clips and of what was generated for them [B, F, C, h, w]."""
     from harness.small_model.diffusion.sample import SHEET, draw_sheet
 
-    training: Training = instantiate(config["train"])
+    training: Training = build("train", config["train"])
     path = Path(training.out or training.folder) / SHEET
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_sheet(path, clips, made, latent_fps)
@@ -123,9 +123,9 @@ def pictures(config: dict[str, Any]) -> int:
     from harness.small_model.diffusion.sample import held_out
     from harness.small_model.diffusion.sample import sample as generate
 
-    training: Training = instantiate(config["train"])
-    model: VideoModel = instantiate(config["model"])
-    teacher: Teacher = instantiate(config["teacher"])
+    training: Training = build("train", config["train"])
+    model: VideoModel = build("model", config["model"])
+    teacher: Teacher = build("teacher", config["teacher"])
     # With positions: a thing is compared where its row says it is.
     clips, text = held_out(training.samples, layout=True, things=MOST)
     network = averaged(training.folder, model)
@@ -139,8 +139,8 @@ def keys(config: dict[str, Any]) -> int:
     from harness.small_model.diffusion.data import Windows
     from harness.small_model.diffusion.watch import keys_of, table
 
-    training: Training = instantiate(config["train"])
-    model: VideoModel = instantiate(config["model"])
+    training: Training = build("train", config["train"])
+    model: VideoModel = build("model", config["model"])
     # The last stage has whole videos; every window has its prompt and positions.
     videos = replace(training.stages[-1], pictures=0.0)
     clips = Windows(training, videos, model.chunk_frames, drop=0.0, layout=1.0)
@@ -152,7 +152,7 @@ def export(config: dict[str, Any]) -> int:
     """Write the averaged weights of the newest checkpoint in BF16, and the loss curve."""
     from harness.small_model.training.export import export as write
 
-    training: Training = instantiate(config["train"])
+    training: Training = build("train", config["train"])
     out = Path(training.out or training.folder)
     for name, value in write(saved_state(training.folder), out).items():
         print(f"{name}: {value}")
@@ -164,9 +164,9 @@ def _generated(config: dict[str, Any]) -> tuple[list[Clip], Tensor, float]:
     from harness.small_model.diffusion.sample import held_out
     from harness.small_model.diffusion.sample import sample as generate
 
-    training: Training = instantiate(config["train"])
-    model: VideoModel = instantiate(config["model"])
-    teacher: Teacher = instantiate(config["teacher"])
+    training: Training = build("train", config["train"])
+    model: VideoModel = build("model", config["model"])
+    teacher: Teacher = build("teacher", config["teacher"])
     clips, text = held_out(training.samples, layout=teacher.sample_layout)
     network = averaged(training.folder, model)
     made = generate(network, model.spec, teacher, text, training.video_frames, seed=0)

@@ -54,8 +54,6 @@ class Windows(Dataset[Batch]):
             one = clip(int(seed), things)
             drawing = one.drawing(range(first, first + frames))
             latents.append(encode(drawing.pixels(one.hues)))
-            # The drawing already knows the boxes of its things. The first world finds them by
-            # rendering every clip a second time without things.
             weights.append(cell_weights(drawing.boxes(), self.training.focus))
             # Both numbers are drawn for every window, so later draws do not depend on the outcome.
             text = rows(one.scene, layout=bool(draws.random() < self.layout))

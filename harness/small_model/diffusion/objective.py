@@ -32,9 +32,7 @@ class DiffusionForcing(Objective):
             block-causal mask; flow matching x_t = (1 - s) x0 + s n, target n - x0.
     """
 
-    # This objective ignores `schedule` and `history_noise` of its base class. Noise levels are
-    # continuous, so that one teacher can be sampled in any number of steps, and history is clean or
-    # as noisy as any chunk.
+    # Levels are continuous, so that one teacher can be sampled in any number of steps.
     shift: float = 2.0
     clean: float = 0.2
     pictures: ClassVar[bool] = True

@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from harness.small_model.codec import encode
-from harness.small_model.rates import COLUMNS, rate
 from harness.small_model.scenes.clip import Clip
+from harness.small_model.scenes.rates import COLUMNS, rate
 from harness.small_model.scenes.render import Drawing
 from harness.small_model.scenes.scene import COLOURS, KINDS, Thing
 from harness.system.text_table import Grid

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.codec import encode
-from harness.small_model.rates import hue_of, near
 from harness.small_model.scenes.clip import FPS
 from harness.small_model.scenes.detect import (
     Frames,
@@ -26,6 +25,7 @@ from harness.small_model.scenes.detect import (
     setting,
 )
 from harness.small_model.scenes.motion import ENTRY_S
+from harness.small_model.scenes.rates import hue_of, near
 from harness.small_model.scenes.scene import COLOURS, EVENTS_S, KINDS, LENGTH_S, Scene, Thing
 
 QUESTIONS = {

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.small_model.codec import encode, preview
-from harness.small_model.rates import COLUMNS, collapse, curve, rate, share, videos_of_run
 from harness.small_model.scenes.clip import Clip, clip
 from harness.small_model.scenes.detect import Frames
 from harness.small_model.scenes.interpret import interpret
@@ -18,6 +17,7 @@ from harness.small_model.scenes.judge import (
     judge,
 )
 from harness.small_model.scenes.motion import SIDE
+from harness.small_model.scenes.rates import COLUMNS, collapse, curve, rate, share, videos_of_run
 from harness.small_model.scenes.scene import MOST, Scene
 from harness.system.text_table import Grid
 

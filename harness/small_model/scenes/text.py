@@ -1,4 +1,4 @@
-"""Text encoder of the models of this world: a prompt becomes a scene, and the scene rows."""
+"""Text encoder of the small models: a prompt becomes a scene, and the scene rows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,21 @@ from harness.small_model.scenes.interpret import interpret
 from harness.small_model.scenes.rows import LENGTH, WIDTH, rows
 
 
-class RuleText:
-    """Base of text encoders that read by rules: they have no weights and nothing to free."""
+@dataclass(frozen=True)
+class SceneText:
+    """Encodes prompts as the rows of their scenes; an empty prompt is all zeros.
+
+    It reads by rules, so it has no weights and nothing to free.
+
+    layout: whether the rows contain positions, which `interpret` derives from a hash of the prompt.
+        Without positions, noise decides them in the first chunk, and only the history keeps things
+        in place.
+
+    Source  ours; reading is `harness.small_model.scenes.interpret`.
+    Shapes  num_prompts strings -> [num_prompts, 10, 320] float32 on the CPU.
+    """
+
+    layout: bool = True
 
     @property
     def weight_bytes(self) -> int:
@@ -33,21 +46,6 @@ class RuleText:
 
     def close(self) -> None:
         """Do nothing: there is nothing to free."""
-
-
-@dataclass(frozen=True)
-class SceneText(RuleText):
-    """Encodes prompts as the rows of their scenes; an empty prompt is all zeros.
-
-    layout: whether the rows contain positions, which `interpret` derives from a hash of the prompt.
-        Without positions, noise decides them in the first chunk, and only the history keeps things
-        in place.
-
-    Source  ours; reading is `harness.small_model.scenes.interpret`.
-    Shapes  num_prompts strings -> [num_prompts, 10, 320] float32 on the CPU.
-    """
-
-    layout: bool = True
 
     @property
     def length(self) -> int:

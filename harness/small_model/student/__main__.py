@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 
 from harness.config import messages
@@ -22,6 +21,7 @@ from harness.small_model.training.stages import Training
 from harness.small_model.training.state import averaged
 from harness.system import machine
 from harness.system.logs import remark
+from harness.system.typed import build
 
 
 @messages.verb(also=(ValueError,))
@@ -35,10 +35,10 @@ def train(config: dict[str, Any]) -> int:
     """Train until the last stage ends or a signal arrives; the same command resumes."""
     from harness.small_model.diffusion.data import Windows
 
-    training: Training = instantiate(config["train"])
-    teacher: Teacher = instantiate(config["teacher"])
-    student: Student = instantiate(config["student"])
-    model: VideoModel = instantiate(config["model"])
+    training: Training = build("train", config["train"])
+    teacher: Teacher = build("teacher", config["teacher"])
+    student: Student = build("student", config["student"])
+    model: VideoModel = build("model", config["model"])
     device = machine.choose_device(config["run"]["device"])
     schedule: Any = model.schedule  # a few-step schedule
     if student.teacher_folder is None:
@@ -47,12 +47,7 @@ def train(config: dict[str, Any]) -> int:
         # The averaged weights, as those that ship are.
         network = averaged(student.teacher_folder, model)
     objective = Distillation(
-        schedule,
-        model.spec,
-        training.history_noise,
-        network.to(device),
-        teacher.guidance,
-        student.substeps,
+        model.spec, schedule, network.to(device), teacher.guidance, student.substeps
     )
     trainer = StudentTrainer(training, wan_of(model), objective, device)
     finished = trainer.run(
@@ -83,9 +78,9 @@ def _generated(config: dict[str, Any]) -> tuple[list[Clip], Tensor, float]:
     """Return held-out clips, the student's videos of them, and latent frames per second."""
     from harness.small_model.diffusion.sample import held_out
 
-    training: Training = instantiate(config["train"])
-    model: VideoModel = instantiate(config["model"])
-    teacher: Teacher = instantiate(config["teacher"])
+    training: Training = build("train", config["train"])
+    model: VideoModel = build("model", config["model"])
+    teacher: Teacher = build("teacher", config["teacher"])
     clips, text = held_out(training.samples, layout=teacher.sample_layout)
     # `roll_out` takes the shape of the videos from it.
     like = torch.zeros(len(clips), *model.latent_shape(training.video_frames))

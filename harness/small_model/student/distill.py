@@ -47,6 +47,7 @@ class Student:
 class Distillation(Objective):
     """Loss of a few-step student of a teacher.
 
+    schedule: the student's steps.
     teacher: network with frozen weights, on the batch's device.
     guidance: scale of the teacher's classifier-free guidance.
 
@@ -54,6 +55,7 @@ class Distillation(Objective):
             rollout of another number of passes than the sampler has.
     """
 
+    schedule: Schedule
     teacher: Wan
     guidance: float
     substeps: int

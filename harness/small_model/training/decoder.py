@@ -1,4 +1,4 @@
-"""Trains a decoder of the small models: `python -m harness.small_model.training.decoder`.
+"""Trains the decoder of the small models: `python -m harness.small_model.training.decoder`.
 
 The network sees two neighbouring latent frames of a random clip and learns the pixels between them.
 Rendering takes longer than learning, so pairs stay in a pool and a few are replaced at each step.
@@ -12,10 +12,8 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,9 +23,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from harness.scoring.metrics import psnr
 from harness.small_model.codec import KeyframeDecoder, Upsampler, encode, fade, preview, seeded
-from harness.small_model.scenes.clip import clip as scenes_clip
+from harness.small_model.scenes.clip import clip
 from harness.small_model.training.export import write_weights
-from harness.small_model.world import clip as first_clip
 from harness.system.errors import UserError
 from harness.system.files import whole_file
 from harness.system.logs import remark
@@ -40,27 +37,10 @@ _EDGES = 0.5  # weight of the differences of neighbours, which are large at edge
 _EVERY = 250  # steps between checkpoints
 
 
-class Clip(Protocol):
-    """A clip of any of the worlds."""
-
-    def keyframes(self, frames: range) -> NDArray[np.uint8]:
-        """Return the last pixel frame of each latent frame [F, H, W, 3]."""
-        ...
-
-    def pixels(self, frames: range) -> NDArray[np.uint8]:
-        """Return all pixel frames of latent frames [n, H, W, 3]: 1 of the first, 4 of others."""
-        ...
-
-
-# `scenes` is the world of `model=small_forcing`, `first` that of `model=small`.
-WORLDS: dict[str, Callable[[int], Clip]] = {"scenes": scenes_clip, "first": first_clip}
-
-
 @dataclass(frozen=True)
 class Settings:
     """Settings of a training, which determine its weights.
 
-    world: name of one of `WORLDS`.
     batch: pairs per step.
     pool: pairs that a batch is drawn from.
     fresh: new pairs per step.
@@ -68,7 +48,6 @@ class Settings:
     bfloat16: whether the convolutions run in BF16.
     """
 
-    world: str = "scenes"
     steps: int = 6000
     batch: int = 16
     pool: int = 2048
@@ -78,15 +57,15 @@ class Settings:
     bfloat16: bool = False
 
 
-def pair(world: str, seed: int, number: int) -> NDArray[np.uint8]:
+def pair(seed: int, number: int) -> NDArray[np.uint8]:
     """Return the keyframe before a random latent frame and its four pixel frames [5, H, W, 3]."""
     rng = np.random.default_rng((seed, 0, number))
-    scene = WORLDS[world](int(rng.integers(2**31)))
+    one = clip(int(rng.integers(2**31)))
     if rng.random() < _STILL:
-        return np.repeat(scene.keyframes(range(1)), 5, axis=0)
+        return np.repeat(one.keyframes(range(1)), 5, axis=0)
     frame = int(rng.integers(1, _LENGTH))
-    before = scene.keyframes(range(frame - 1, frame))
-    return np.concatenate([before, scene.pixels(range(frame, frame + 1))])
+    before = one.keyframes(range(frame - 1, frame))
+    return np.concatenate([before, one.pixels(range(frame, frame + 1))])
 
 
 class Pool:
@@ -101,9 +80,7 @@ class Pool:
         own = self.settings
         first = own.fresh * step
         self._pairs = {
-            number: self._pairs[number]
-            if number in self._pairs
-            else pair(own.world, own.seed, number)
+            number: self._pairs[number] if number in self._pairs else pair(own.seed, number)
             for number in range(first, first + own.pool)
         }
         chosen = np.random.default_rng((own.seed, 1, step)).integers(own.pool, size=own.batch)
@@ -206,12 +183,11 @@ def export(network: Upsampler, path: Path) -> str:
     return write_weights(network.state_dict(), path, torch.float16)
 
 
-def held_out(decoder: KeyframeDecoder, world: str, num_clips: int) -> tuple[float, float, float]:
+def held_out(decoder: KeyframeDecoder, num_clips: int) -> tuple[float, float, float]:
     """Return mean dB of held-out clips: keyframes, frames between, keyframes by `preview` alone."""
     scores: list[list[float]] = [[], [], []]
     for number in range(num_clips):
-        scene = WORLDS[world](HELD_OUT + number)
-        truth = scene.pixels(range(_LENGTH))
+        truth = clip(HELD_OUT + number).pixels(range(_LENGTH))
         latents = encode(truth[::4])
         found = psnr.per_frame(np.concatenate(list(decoder.decode(latents))), truth)
         is_key = np.arange(len(truth)) % 4 == 0
@@ -227,7 +203,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m harness.small_model.training.decoder", description=__doc__
     )
-    parser.add_argument("--world", choices=sorted(WORLDS), default=Settings.world)
     parser.add_argument("--state", type=Path, default=Path("results/.train/decoder"))
     parser.add_argument("--out", type=Path, help="file of the weights; default: in --state")
     parser.add_argument("--steps", type=int, default=Settings.steps)
@@ -235,7 +210,7 @@ def main() -> int:
     parser.add_argument("--bfloat16", action="store_true", help="faster where the CPU has it")
     words = parser.parse_args()
     torch.set_num_threads(1)
-    settings = Settings(words.world, words.steps, seed=words.seed, bfloat16=words.bfloat16)
+    settings = Settings(words.steps, seed=words.seed, bfloat16=words.bfloat16)
     try:
         training = Training(settings, words.state)
     except UserError as error:
@@ -246,7 +221,7 @@ def main() -> int:
     sha256 = export(training.network, path)
     print(f"{path}: {path.stat().st_size} bytes, SHA-256 {sha256}")
     decoder = KeyframeDecoder(sha256, file=str(path.resolve()))
-    key, between, linear = held_out(decoder, settings.world, num_clips=32)
+    key, between, linear = held_out(decoder, num_clips=32)
     print(f"held-out dB: keyframes {key:.2f} (linear {linear:.2f}), between {between:.2f}")
     return 0
 

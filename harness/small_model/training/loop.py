@@ -144,13 +144,10 @@ class Trainer:
 
     def _done(self, index: int) -> float:
         """Return the share of a stage that is over, 0..1."""
-        clock = self.clock
-        return self.training.stages[index].done(
-            clock.stage_steps[index], clock.stage_minutes[index]
-        )
+        # At most 1: the stage may have been shortened after its last step.
+        return min(1.0, self.clock.stage_steps[index] / self.training.stages[index].steps)
 
     def _lr(self, index: int) -> float:
-        # From the share that is done, so that a stage may be given in steps or in minutes.
         return self.training.lr(index, self._done(index), self.clock.step)
 
     def _log(self, index: int) -> None:

@@ -16,49 +16,30 @@ class Stage:
 
     frames, batch: latent frames of a window, and windows per step.
     lr: peak learning rate.
-    steps, minutes: length of the stage in one of the two. Minutes are those of training, summed
-        over interruptions.
+    steps: length of the stage.
     from_start: share of steps whose windows begin with the video.
-    copies: noisy copies of each window, which share one clean pass.
     rollout: denoising passes in which the network generates its own history; 0 for true history.
-    own: with a rollout, share of the chunks of history that the network generates.
     pictures: share of steps that train on pictures instead: batch * frames windows of one frame.
 
-    Raises  ValueError: both or neither of steps and minutes, or a number out of range.
+    Raises  ValueError: a number out of range.
     """
 
     frames: int
     batch: int
     lr: float
-    steps: int | None = None
-    minutes: float | None = None
+    steps: int
     from_start: float = 0.5
-    copies: int = 1
     rollout: int = 0
-    own: float = 0.5
     pictures: float = 0.0
 
     def __post_init__(self) -> None:
-        # With both it would be unclear which one ends the stage.
-        if (self.steps is None) == (self.minutes is None):
-            raise ValueError("a stage of train.stages needs either steps or minutes")
         # At construction, so that a mistake in the last stage is found before the first one runs.
-        if min(self.frames, self.batch, self.copies, self.length) <= 0 or self.lr <= 0:
-            raise ValueError(f"{self}: frames, batch, copies, lr and length must be above 0")
-        if not all(0 <= share <= 1 for share in (self.from_start, self.own, self.pictures)):
-            raise ValueError(f"{self}: from_start, own and pictures lie in 0..1")
+        if min(self.frames, self.batch, self.steps) <= 0 or self.lr <= 0:
+            raise ValueError(f"{self}: frames, batch, lr and steps must be above 0")
+        if not all(0 <= share <= 1 for share in (self.from_start, self.pictures)):
+            raise ValueError(f"{self}: from_start and pictures lie in 0..1")
         if self.rollout < 0:
             raise ValueError(f"{self}: rollout is 0 or more")
-
-    @property
-    def length(self) -> float:
-        """Length in steps or in minutes, whichever is given."""
-        return float(self.steps if self.steps is not None else self.minutes or 0)
-
-    def done(self, steps: int, minutes: float) -> float:
-        """Return the share of the stage that is over, 0..1, after its first steps and minutes."""
-        # At most 1: the last step of a stage in minutes ends after its time.
-        return min(1.0, (steps if self.steps is not None else minutes) / self.length)
 
 
 @dataclass(frozen=True)
@@ -67,7 +48,6 @@ class Training:
 
     folder: folder of checkpoints and log.
     video_frames: latent frames of the videos that windows are cut from.
-    history_noise: largest level of the noise that is added to clean history.
     focus: weight in the loss of cells that show a thing; background weighs 1. Things are small, so
         without it the loss would be that of the background.
     ema: decay of the averaged weights.
@@ -82,14 +62,13 @@ class Training:
     samples: number of held-out clips of `sample`.
     out: folder of the files of `export` and `sample`; None for `folder`.
 
-    Raises  ValueError: no stage, or some stages by steps and others by minutes.
+    Raises  ValueError: no stage.
     """
 
     stages: Sequence[Stage]
     folder: str
     seed: int = 0
     video_frames: int = 42
-    history_noise: float = 0.15
     focus: float = 1.0
     ema: float = 0.998
     clip: float = 1.0
@@ -103,16 +82,15 @@ class Training:
     out: str | None = None
 
     def __post_init__(self) -> None:
-        # Progress adds up the lengths of stages, so all must be in one unit.
-        if not self.stages or len({stage.steps is None for stage in self.stages}) > 1:
-            raise ValueError("train.stages: give at least one, all by steps or all by minutes")
+        if not self.stages:
+            raise ValueError("train.stages: give at least one")
 
     def progress(self, stage: int, done: float) -> float:
         """Return the share of the whole training that is over, 0..1.
 
         stage, done: the current stage, and the share of it that is over.
         """
-        lengths = [each.length for each in self.stages]
+        lengths = [each.steps for each in self.stages]
         return (sum(lengths[:stage]) + done * lengths[stage]) / sum(lengths)
 
     def lr(self, stage: int, done: float, step: int) -> float:

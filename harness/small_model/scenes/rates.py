@@ -1,4 +1,4 @@
-"""Rates of a model's videos with their intervals, and statistics, for both worlds."""
+"""Rates of a model's videos with their intervals, and statistics of pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.results import all_runs, observations
 from harness.results.video_files import read_frames
 from harness.scoring.metrics import signals
-from harness.small_model.scenes.clip import FPS  # both worlds have this rate
+from harness.small_model.scenes.clip import FPS
 from harness.system.errors import UserError
 
 # Numbers of a picture that need no scene: they notice a video that fades, blurs or turns to noise.
