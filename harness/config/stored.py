@@ -65,6 +65,13 @@ def find_class(target: Any, source: Path | str, own: Path | None = None) -> type
     own = own or exposed()
     found = _class(target, own)
     if found is None:
+        module, _, name = str(target).rpartition(".")
+        # Earlier versions exported more: the text encoder of the first small model, for example.
+        if module in FACES and not hasattr(importlib.import_module(module), name):
+            raise UserError(
+                f"{source} names {target!r}, which this version does not have: it was made by an "
+                "earlier one; score it with that version, or move its folder elsewhere"
+            )
         folder = f" or {own}" if own is not None else ", or in a folder that --config-dir names"
         raise UserError(
             f"{source} names {target!r}, which is not built from stored settings: only classes of "

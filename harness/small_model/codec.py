@@ -38,7 +38,8 @@ class Channel(NamedTuple):
     scale: float
 
 
-# Measured once on 500 clips of an earlier world; trained networks depend on it, so it never changes.
+# Measured once on 500 clips of an earlier world. Trained networks depend on it, so it never
+# changes.
 # DC channels get deviation 1, the others (their deviation / that of the DC)^0.3. Exponent 1 would
 # lose fine detail in the noise of sampling, exponent 0 would amplify it to the size of the rest.
 CHANNELS = (

@@ -114,6 +114,11 @@ def test_what_is_not_ours_is_refused_by_name_and_not_imported(target: Any) -> No
     assert outer in ("harness", "methods") or outer not in set(sys.modules) - before
 
 
+def test_a_class_of_an_earlier_version_has_a_sentence_of_its_own() -> None:
+    with pytest.raises(UserError, match="does not have: it was made by an earlier one"):
+        stored.check({"_target_": "harness.small_model.WorldText"}, "results/request.json")
+
+
 @pytest.mark.parametrize(
     "value",
     ["${oc.env:HOME}", "${oc.decode:'1'}", "a ${x} b", "${now:%Y}", "${..bits}", "$${x}", "${"],
