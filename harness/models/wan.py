@@ -120,8 +120,8 @@ class Wan(VideoNetwork):
         # ones from the noise, which takes more training than a small model gets.
         if dims.place_waves:
             self.place_embedding = nn.Linear(4 * dims.place_waves, d)
-        # For the same reason. It also tells which part of the video a frame is in, which prompts
-        # with several events need.
+        # Rotary positions do not tell the network how late in the video a frame is. Prompts with
+        # "first ... then ..." need that.
         if dims.clock_frames:
             self.clock_embedding = nn.Linear(2 * CLOCK_WAVES, d)
         self.blocks = nn.ModuleList(Block(dims, layer) for layer in range(dims.num_layers))
@@ -376,7 +376,7 @@ def waves_of_places(grid: Sequence[int], num_waves: int) -> Tensor:
 
 
 def waves(positions_N: Tensor, length: int, num_waves: int) -> Tensor:
-    """Return sines and cosines of positions 0 to `length` - 1 [N, 2 * num_waves] float64."""
+    """Encode positions 0 to `length` - 1 as sines and cosines [N, 2 * num_waves] float64."""
     # The first wave spans half a period over the length, so that no two positions are equal.
     k = torch.arange(1, num_waves + 1, dtype=torch.float64)
     angles = torch.pi * (positions_N + 0.5)[:, None] / length * k

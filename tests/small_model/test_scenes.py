@@ -40,7 +40,7 @@ from harness.small_model.scenes.wordnet import Synsets, select
 
 PROMPTS = Path("../shared/prompts")
 TIMES = np.arange(42) / 4
-# SHA-256 of captions and frames.
+# The SHA-256 that the captions and frames of the first eight clips must have.
 CLIPS = "9bb3b472c45ac4ab770553a03c144725760698a510d55e4abcdc40f171ee9639"
 
 

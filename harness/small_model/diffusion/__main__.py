@@ -47,7 +47,7 @@ def run_verb(
 
     Raises  UserError: an unknown verb, or wrong settings.
     """
-    # By hand, because the other words are settings of Hydra and no options.
+    # Checked here, because argparse would refuse the other words, which are settings for Hydra.
     if {"-h", "--help"} & set(words):
         print(f"Verbs: {', '.join(verbs)}. Settings: conf/train/{training}.yaml and a run's.")
         return 0

@@ -47,7 +47,7 @@ class Windows(Dataset[Batch]):
         if self.stage.pictures and draws.random() < self.stage.pictures:
             # A step of pictures takes as long as another and shows five times as many things: three
             # in every picture, and no frames that look alike. Each picture is the first frame of a
-            # clip, which the network has to draw without any history.
+            # clip, so the network has to draw it without history.
             frames, batch, things, first = 1, batch * frames, MOST, 0
         latents, texts, weights = [], [], []
         for seed in draws.integers(HELD_OUT, 2**31, batch):

@@ -23,7 +23,7 @@ START_S = np.zeros(1)
 
 
 def recognized(one: Clip, latents_Chw: Tensor) -> dict[str, list[bool]]:
-    """Tell for each visible thing of a clip's first frame whether its kind and colour are right.
+    """Check the kind and the colour of each visible thing in a generated first frame.
 
     A kind is right if no other kind, drawn in the place of the thing, is nearer to the picture
     (squared error of latents). The same holds for its colour.

@@ -1,4 +1,4 @@
-"""Embeddings of the kinds of figures: a few numbers that say what each kind looks like."""
+"""Computes an embedding of each kind of figure from what the figure looks like."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _PAINTS = (BODY, DARK, LIGHT, MARK)
 
 @cache
 def looks() -> Tensor:
-    """Return the numbers of every kind [66, 34] float32, in the order of `KINDS`.
+    """Return an embedding of each kind [66, 34] float32, in the order of `KINDS`.
 
-    They are the principal components of small pictures of the figures. Figures that look alike have
-    similar numbers, so a network learns them together. From a one-hot encoding of the kind it would
-    have to learn each one alone.
+    Its numbers are the principal components of small pictures of the figures. Figures that look
+    alike have similar numbers, so a network learns them together. From a one-hot encoding of the
+    kind it would have to learn each one alone.
     """
     pictures = np.stack([_picture(FIGURES[kind]) for kind in KINDS]).reshape(len(KINDS), -1)
     left, sizes, axes = np.linalg.svd(pictures - pictures.mean(0), full_matrices=False)
@@ -33,12 +33,17 @@ def looks() -> Tensor:
     # on it, so the largest entry of each axis is made positive.
     signs = np.sign(np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], 1))[:, 0]
     found = (left * sizes * signs)[:, :COUNT]
-    # A mean deviation of 1, like the other columns of rows; the first components stay larger.
+    # One factor for all columns makes their mean standard deviation 1, the scale of the one-hot
+    # columns beside them. The first components stay the largest.
     return torch.tensor(found / found.std(0).mean(), dtype=torch.float32)
 
 
 def _picture(figure: tuple[Part, ...]) -> NDArray[np.float64]:
-    """Draw a figure as planes [8, 24, 24]: its area, the area of each paint, and fixed colours."""
+    """Draw a figure as eight grey pictures [8, 24, 24] of 0..1.
+
+    The first shows where the figure is, the next four where each of `_PAINTS` is, and the last
+    three the red, green and blue of parts that have a colour of their own.
+    """
     side = _SIDE * _FINE
     planes = [Image.new("L", (side, side)) for _ in range(1 + len(_PAINTS) + 3)]
     for part in figure:

@@ -144,7 +144,7 @@ class Trainer:
 
     def _done(self, index: int) -> float:
         """Return the share of a stage that is over, 0..1."""
-        # At most 1: the stage may have been shortened after its last step.
+        # A user may set fewer steps than the stage has already run, so limit the share to 1.
         return min(1.0, self.clock.stage_steps[index] / self.training.stages[index].steps)
 
     def _lr(self, index: int) -> float:

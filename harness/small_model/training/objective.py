@@ -1,4 +1,4 @@
-"""What every training of a small network shares: its batches, and the contract of its loss."""
+"""Defines the batches of a training, and the base class of the losses."""
 
 from __future__ import annotations
 

@@ -20,13 +20,13 @@ class WindowPlan(Plan):
     begin, count: first frame within the window, and number of frames.
     """
 
-    # Compiled blocks read these two instead of `frames`. PyTorch compiles a block again for every
-    # new number that it reads, and a window may begin at any frame of a video.
+    # Compiled blocks read these two instead of `frames`. PyTorch recompiles a block for each new
+    # value of a number that the block reads, and windows begin at many different frames.
     begin: int = 0
     count: int = 0
 
     def rotate(self, x_BHTD: Tensor) -> Tensor:
-        """Rotate queries or keys [B, H, count * T, D] to the pass's positions."""
+        """Apply the rotary embedding of this pass to queries or keys [B, H, count * T, D]."""
         return rotated(x_BHTD, self.turns, self.count)
 
 
