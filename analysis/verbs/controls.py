@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from analysis.controls.commands import BYTES
 from analysis.controls.fewer_steps import with_fewer_steps
-from analysis.controls.pairs import BYTES, SKIPS, Kind, Pair, pairs, unknown
+from analysis.controls.pairs import SKIPS, Kind, Pair, pairs, unknown
 from analysis.numbers import number
 from analysis.pages import show
 from analysis.section import Section, cell
