@@ -65,6 +65,7 @@ sweep-moviegen sweep-storyeval: sweep-%: $(VENV)/run
 train-small: $(VENV)/run ## train the small models again (the teacher six hours, the student seven; a second `make` goes on)
 	$(BIN)/python -m harness.small_model.diffusion train
 	$(BIN)/python -m harness.small_model.student train student.teacher_folder=results/.train/forcing
+	$(BIN)/python -m harness.small_model.student rekey student.folder=results/.train/student
 
 clean: ## remove the environment and the caches; results stay
 	rm -rf $(VENV) $(VBENCH) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -26,10 +26,13 @@ from harness.small_model.codec import encode
 from harness.small_model.diffusion.data import Windows
 from harness.small_model.diffusion.keys import KEPT, KeyShape
 from harness.small_model.diffusion.sample import held_out
-from harness.small_model.diffusion.teacher import shipped_teacher
+from harness.small_model.diffusion.teacher import shipped
+from harness.small_model.diffusion.watch import keys_of
 from harness.small_model.scenes.rows import WIDTH
 from harness.small_model.student.__main__ import main
-from harness.small_model.student.distill import Distillation, StudentTrainer, roll_out
+from harness.small_model.student.distill import Distillation
+from harness.small_model.student.few_steps import Noisy, StudentTrainer, roll_out
+from harness.small_model.student.imitate import Imitation, renew_offsets
 from harness.small_model.training.loop import batches
 from harness.small_model.training.objective import Batch
 from harness.small_model.training.optim import initialise
@@ -87,10 +90,11 @@ def test_paths_end_at_the_next_level_and_depend_on_history() -> None:
     clean, x = batch.x_BFChw, torch.randn(batch.x_BFChw.shape)
     chosen = torch.tensor([[0] * 3 + [1] * 3] * 2)
     task = objective(substeps=3)
-    ends, sigma = task.follow(batch.text_BTE, clean, x, chosen, range(6))
     levels = task.levels()
+    noisy = Noisy(batch.text_BTE, clean, x, chosen, torch.tensor(levels)[chosen], range(6))
+    ends, sigma = task.follow(noisy)
     torch.testing.assert_close(sigma[0, [0, 3]], torch.tensor(levels[1:]), atol=1e-6, rtol=0)
-    other, _ = task.follow(batch.text_BTE, clean + 1, x, chosen, range(6))
+    other, _ = task.follow(replace(noisy, clean_BFChw=clean + 1))
     assert torch.equal(ends[:, :3], other[:, :3]) and not torch.equal(ends[:, 3:], other[:, 3:])
 
 
@@ -150,26 +154,62 @@ def test_it_learns_from_the_teachers_weights_on_and_keeps_the_keys(tmp_path: Pat
     assert all(torch.equal(ends[name], start[name]) == name.endswith(KEPT) for name in start)
 
 
+def test_offsets_are_renewed_in_deviations_of_trained_projections() -> None:
+    batch = next(source(replace(STAGE, from_start=1.0), 0))
+    network = teacher()
+    for block in network.blocks:  # training makes the projections larger
+        block.self_attn.k.weight *= 4
+    before = keys_of(network, SPEC, batch)
+    gains = [block.self_attn.norm_k.weight.clone() for block in network.blocks]
+    renew_offsets(network, SPEC, batch)
+    after = keys_of(network, SPEC, batch)
+    drawn = keys_of(teacher(), SPEC, batch)  # as large as they were drawn
+    for i, block in enumerate(network.blocks):
+        assert before[i].offset[1] < 0.5 * drawn[i].offset[1]
+        assert after[i].offset[1] == pytest.approx(drawn[i].offset[1], rel=0.5)
+        assert before[i].zero_free < after[i].zero_free
+        # One factor for all channels, so outlier channels stay what they are.
+        factors = block.self_attn.norm_k.weight / gains[i]
+        torch.testing.assert_close(factors, factors[:1].expand_as(factors))
+        assert factors[0] > 1
+
+
+@pytest.mark.parametrize("stage", [STAGE, ROLLOUT], ids=["true history", "own history"])
+def test_a_network_imitates_itself_without_error(stage: Stage) -> None:
+    batch, draws = next(source(stage, 0)), torch.Generator().manual_seed(0)
+    imitation = Imitation(SPEC, SCHEDULE, teacher())
+    assert imitation.loss(teacher(), batch, stage, draws)[0] < 1e-10
+    other = teacher()
+    other.blocks[0].ffn[0].weight += 1
+    assert imitation.loss(other, batch, stage, draws)[0] > 1e-4
+
+
 def test_the_shipped_settings_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = configured("+train=student", "method=bf16")
     model: VideoModel = instantiate(config["model"])
     forcing = instantiate(configured("+train=forcing", "method=bf16")["model"])
     assert (model.dims, model.spec) == (forcing.dims, forcing.spec)
-    training: Training = instantiate(config["train"])
-    training.demand_fit(model.chunk_frames, pictures=False)
     passes = len(model.schedule.times(first_chunk=False))
-    assert {stage.rollout for stage in training.stages} == {0, passes}
+    for name in ("student", "rekey"):
+        training: Training = instantiate(configured(f"+train={name}", "method=bf16")["train"])
+        training.demand_fit(model.chunk_frames, pictures=False)
+        assert {stage.rollout for stage in training.stages} == {0, passes}
     for words, said in (
         (["draw"], "is no verb"),
         (["train", f"student.teacher_folder={tmp_path}"], "found no checkpoint"),
-        (["train", "model.dims.num_layers=2"], "the teacher that ships has model.dims of"),
+        (
+            ["train", "model.dims.num_layers=2"],
+            "model=small_forcing, which ships, has",
+        ),
+        (["rekey", f"student.folder={tmp_path}"], "found no checkpoint"),
+        (["rekey", "model.dims.num_layers=2"], "model=small, which ships, has model.dims of"),
         (["sample", f"train.folder={tmp_path}"], "found no checkpoint"),
     ):
         assert main(words) == 2
         assert said in capsys.readouterr().err
-    shipped = shipped_teacher(model).state_dict()
-    assert shipped.keys() == wan_of(model).state_dict().keys()
-    assert all(tensor.isfinite().all() for tensor in shipped.values())
+    theirs = shipped("small_forcing", model).state_dict()
+    assert theirs.keys() == wan_of(model).state_dict().keys()
+    assert all(tensor.isfinite().all() for tensor in theirs.values())
 
 
 def test_what_a_student_cannot_learn_is_refused() -> None:

@@ -14,7 +14,7 @@ from harness.config import messages
 from harness.config.compose import configured
 from harness.models.preset import VideoModel, wan_of
 from harness.prompts.suite import TEMPORAL_STRIDE
-from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer, shipped_teacher
+from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer, shipped
 from harness.small_model.scenes.clip import Clip
 from harness.small_model.scenes.scene import MOST
 from harness.small_model.training.loop import batches
@@ -68,7 +68,7 @@ def train(config: dict[str, Any]) -> int:
     model: VideoModel = build("model", config["model"])
     objective = DiffusionForcing(model.spec, teacher.shift, teacher.clean)
     device = machine.choose_device(config["run"]["device"])
-    start = shipped_teacher(model) if teacher.from_shipped else None
+    start = shipped("small_forcing", model) if teacher.from_shipped else None
     trainer = TeacherTrainer(training, wan_of(model), objective, device, teacher.keys, start)
     finished = trainer.run(
         lambda stage, step: batches(

@@ -1,4 +1,4 @@
-"""The teacher's settings, its training loop with fixed keys, and the teacher that ships."""
+"""The teacher's settings, its training loop with fixed keys, and the networks that ship."""
 
 from __future__ import annotations
 
@@ -75,19 +75,22 @@ class TeacherTrainer(Trainer):
             self.average = Average(self.network, training.ema)
 
 
-def shipped_teacher(model: VideoModel) -> Wan:
-    """Return the network of `model=small_forcing` with the weights that ship, frozen, in fp32.
+def shipped(preset: str, model: VideoModel) -> Wan:
+    """Return the network of a preset with the weights that ship, frozen, in fp32.
+
+    preset: `small` or `small_forcing`.
 
     Raises  UserError: its sizes are not those of `model`.
     """
-    teacher: VideoModel = instantiate(configured("model=small_forcing", "method=bf16")["model"])
-    if teacher.dims != model.dims:
+    ours: VideoModel = instantiate(configured(f"model={preset}", "method=bf16")["model"])
+    if ours.dims != model.dims:
         raise UserError(
-            f"the teacher that ships has model.dims of {teacher.dims}: choose these, or begin "
+            f"model={preset}, which ships, has model.dims of {ours.dims}: choose these, or begin "
             "elsewhere (a student with student.teacher_folder=<folder of a teacher's training>, a "
-            "teacher with teacher.from_shipped=false)"
+            "teacher with teacher.from_shipped=false, new keys with student.folder=<folder of a "
+            "student's training>)"
         )
-    network, cpu = wan_of(teacher), torch.device("cpu")
-    path = teacher.path(Path())  # it ships with the package, so no folder of data matters
+    network, cpu = wan_of(ours), torch.device("cpu")
+    path = ours.path(Path())  # it ships with the package, so no folder of data matters
     load_weights(network, path, ema=False, dtype=torch.float32, device=cpu)
     return network.eval().requires_grad_(False)

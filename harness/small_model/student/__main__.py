@@ -1,66 +1,97 @@
-"""`python -m harness.small_model.student train|sample|rates|export [setting=value ...]`."""
+"""`python -m harness.small_model.student <verb> [setting=value ...]`; the verbs are in `main`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from harness.config import messages
 from harness.models.preset import VideoModel, wan_of
+from harness.models.wan import Wan
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.diffusion.__main__ import export, print_rates, run_verb, write_sheet
-from harness.small_model.diffusion.teacher import Teacher, shipped_teacher
+from harness.small_model.diffusion.teacher import Teacher, shipped
 from harness.small_model.scenes.clip import Clip
-from harness.small_model.student.distill import Distillation, Student, StudentTrainer, roll_out
+from harness.small_model.student.distill import Distillation, Student
+from harness.small_model.student.few_steps import FewSteps, StudentTrainer, roll_out
 from harness.small_model.training.loop import batches
-from harness.small_model.training.stages import Training
+from harness.small_model.training.stages import Stage, Training
 from harness.small_model.training.state import averaged
 from harness.system import machine
 from harness.system.logs import remark
 from harness.system.typed import build
 
+if TYPE_CHECKING:
+    from harness.small_model.diffusion.data import Windows
+
 
 @messages.verb(also=(ValueError,))
 def main(words: Sequence[str]) -> int:
     """Run a verb with Hydra settings; exit code 2 means an error that the user can fix."""
-    verbs = {"train": train, "sample": sample, "rates": rates, "export": export}
-    return run_verb(words, verbs, "student")
+    verbs = {"train": train, "rekey": rekey, "sample": sample, "rates": rates, "export": export}
+    return run_verb(words, verbs, "rekey" if "rekey" in words[:1] else "student")
 
 
 def train(config: dict[str, Any]) -> int:
     """Train until the last stage ends or a signal arrives; the same command resumes."""
+    teacher: Teacher = build("teacher", config["teacher"])
+    student: Student = build("student", config["student"])
+    model: VideoModel = build("model", config["model"])
+    schedule: Any = model.schedule  # a few-step schedule
+    if student.teacher_folder is None:
+        network = shipped("small_forcing", model)
+    else:
+        # The averaged weights, as those that ship are.
+        network = averaged(student.teacher_folder, model)
+    device = machine.choose_device(config["run"]["device"])
+    objective = Distillation(
+        model.spec, schedule, network.to(device), teacher.guidance, student.substeps
+    )
+    return _train(config, objective, None)
+
+
+def rekey(config: dict[str, Any]) -> int:
+    """Renew the offsets of a student's keys and train it to do as before; `train` in all else."""
+    from harness.small_model.student.imitate import Imitation, renew_offsets
+
+    student: Student = build("student", config["student"])
+    model: VideoModel = build("model", config["model"])
+    schedule: Any = model.schedule
+    folder = student.folder
+    network = shipped("small", model) if folder is None else averaged(folder, model)
+    device = machine.choose_device(config["run"]["device"])
+    renewed = deepcopy(network)
+    # The last stage has whole videos.
+    stage = config["train"]["stages"][-1]
+    renew_offsets(renewed, model.spec, _windows(config, build("train.stages", stage))[0])
+    return _train(config, Imitation(model.spec, schedule, network.to(device)), renewed)
+
+
+def _train(config: dict[str, Any], objective: FewSteps, start: Wan | None) -> int:
+    training: Training = build("train", config["train"])
+    model: VideoModel = build("model", config["model"])
+    device = machine.choose_device(config["run"]["device"])
+    trainer = StudentTrainer(training, wan_of(model), objective, device, start)
+    finished = trainer.run(
+        lambda stage, step: batches(_windows(config, stage), step, training.workers)
+    )
+    remark(f"{'finished' if finished else 'stopped'} at step {trainer.clock.step}")
+    return 0
+
+
+def _windows(config: dict[str, Any], stage: Stage) -> Windows:
     from harness.small_model.diffusion.data import Windows
 
     training: Training = build("train", config["train"])
     teacher: Teacher = build("teacher", config["teacher"])
-    student: Student = build("student", config["student"])
     model: VideoModel = build("model", config["model"])
-    device = machine.choose_device(config["run"]["device"])
-    schedule: Any = model.schedule  # a few-step schedule
-    if student.teacher_folder is None:
-        network = shipped_teacher(model)
-    else:
-        # The averaged weights, as those that ship are.
-        network = averaged(student.teacher_folder, model)
-    objective = Distillation(
-        model.spec, schedule, network.to(device), teacher.guidance, student.substeps
-    )
-    trainer = StudentTrainer(training, wan_of(model), objective, device)
-    finished = trainer.run(
-        lambda stage, step: batches(
-            # No window without its prompt: guidance is in the target, and the student runs one
-            # branch.
-            Windows(training, stage, model.chunk_frames, drop=0.0, layout=teacher.layout),
-            step,
-            training.workers,
-        )
-    )
-    remark(f"{'finished' if finished else 'stopped'} at step {trainer.clock.step}")
-    return 0
+    # No window without its prompt: guidance is in the target, and the student runs one branch.
+    return Windows(training, stage, model.chunk_frames, drop=0.0, layout=teacher.layout)
 
 
 def sample(config: dict[str, Any]) -> int:

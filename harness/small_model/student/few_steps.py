@@ -1,0 +1,214 @@
+"""The base of the losses of a network of few steps, and its rollouts.
+
+Such a network trains on what the sampler meets: noisy chunks at the sampler's noise levels, after
+clean history.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec
+from harness.models.wan import Wan
+from harness.sampling.schedule import GRID, Schedule
+from harness.small_model.diffusion.keys import keep_keys
+from harness.small_model.training.loop import Trainer, compile_blocks
+from harness.small_model.training.objective import Batch, Objective, commit, randn
+from harness.small_model.training.optim import Average
+from harness.small_model.training.stages import Stage, Training
+from harness.small_model.training.teacher import TeacherForcing
+
+Flow = Callable[[Tensor, Tensor], Tensor]  # of latents and noise levels [B, F]
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Noisy chunks after clean history, as the sampler meets them.
+
+    text_BTE: rows of the prompts.
+    clean_BFChw: all chunks of the windows; the chunks before a chunk are its history.
+    x_BFChw: noisy latents of `frames`, the last ones of the windows.
+    chosen_BF, sigma_BF: index and noise level of each frame of x, equal inside a chunk.
+    """
+
+    text_BTE: Tensor
+    clean_BFChw: Tensor
+    x_BFChw: Tensor
+    chosen_BF: Tensor
+    sigma_BF: Tensor
+    frames: range
+
+    def flow(self, network: Wan, spec: CacheSpec, without_text: bool = False) -> Flow:
+        """Return the network's flow in fp32 as a function of latents and noise levels [B, F].
+
+        It computes the history once, with the network's own weights.
+        """
+        first = self.frames.stop - self.clean_BFChw.shape[1]
+        text = torch.zeros_like(self.text_BTE) if without_text else self.text_BTE
+        text_kv, forcing = network.text_kv(text), TeacherForcing(spec, text.device, first)
+        commit(network, self.clean_BFChw[:, : -spec.chunk_frames], text_kv, forcing, first)
+        plan = forcing.plan(self.frames, "nothing")
+
+        def flow(x_BFChw: Tensor, sigma_BF: Tensor) -> Tensor:
+            out: Tensor = network(x_BFChw, GRID * sigma_BF, text_kv, forcing, plan)
+            return out.float()
+
+        return flow
+
+
+@dataclass(frozen=True)
+class FewSteps(Objective):
+    """Base of the losses of a few-step network, which trains at the levels of its sampler.
+
+    schedule: the sampler's steps.
+    teacher: the network that it learns from, with frozen weights, on the batch's device.
+
+    Raises  ValueError: a schedule whose first chunk has other steps; from `loss`, a stage with a
+            rollout of another number of passes than the sampler has.
+    """
+
+    schedule: Schedule
+    teacher: Wan
+
+    def __post_init__(self) -> None:
+        if self.schedule.first_steps is not None:
+            raise ValueError(
+                f"model.schedule.first_steps={list(self.schedule.first_steps)}: a student learns "
+                "one list of steps, choose null"
+            )
+
+    @abstractmethod
+    def wanted(self, noisy: Noisy, flow: Flow) -> Tensor:
+        """Return the flow that the network should learn for the noisy latents.
+
+        flow: what it computes now, after its own history.
+        """
+
+    def loss(
+        self, network: Wan, batch: Batch, stage: Stage, draws: torch.Generator
+    ) -> tuple[Tensor, dict[float, float]]:
+        """Return the mean squared error of the flow to the wanted one, and its mean by level.
+
+        draws: generator on the batch's device, the source of all random numbers.
+        """
+        levels = torch.tensor(self.levels())
+        if stage.rollout not in (0, len(levels) - 1):
+            raise ValueError(
+                f"train.stages has a rollout of {stage.rollout} passes: give 0, or "
+                f"{len(levels) - 1} as the sampler has"
+            )
+        size = self.spec.chunk_frames
+        # The first chunk of a window inside a video is history only: the chunks before it are
+        # missing. Rollouts begin with the video.
+        first = 0 if stage.rollout else batch.first
+        skipped = size if first else 0
+        frames = range(first + skipped, first + batch.x_BFChw.shape[1])
+        # With a rollout, the network trains on the latents and the history that it meets when it
+        # samples; without, on noised true chunks, which is where it starts.
+        if stage.rollout:
+            clean, passes = roll_out(
+                network, self.spec, self.schedule, batch.text_BTE, batch.x_BFChw, draws
+            )
+            # The batch's weights mark things of the true clip, which are elsewhere in this video.
+            weight_BFhw = torch.ones_like(batch.weight_BFhw)
+        else:
+            clean, weight_BFhw = batch.x_BFChw, batch.weight_BFhw
+        shape = len(clean), len(frames) // size
+        chosen_BF = torch.randint(len(levels) - 1, shape, generator=draws, device=clean.device)
+        # A level per chunk: its frames are denoised together.
+        chosen_BF = chosen_BF.repeat_interleave(size, dim=1)
+        sigma_BF = levels.to(clean)[chosen_BF]
+        if stage.rollout:
+            # The rollout met every level at every chunk; take the latents of the chosen one.
+            index = chosen_BF[None, :, :, None, None, None].expand(1, *clean.shape)
+            x = passes.gather(0, index)[0]
+        else:
+            x0, sigma = clean[:, skipped:], sigma_BF[:, :, None, None, None]
+            x = (1 - sigma) * x0 + sigma * randn(x0, draws)
+        noisy = Noisy(batch.text_BTE, clean, x, chosen_BF, sigma_BF, frames)
+        flow = noisy.flow(network, self.spec)
+        with torch.no_grad():
+            wanted = self.wanted(noisy, flow)
+        # As a flow and not as x0: the loss then weighs all levels as the teacher's loss does.
+        squared_BFhw = (flow(x, sigma_BF) - wanted).square().mean(2)
+        weight_BFhw = weight_BFhw[:, skipped:]
+        error_BF = (weight_BFhw / weight_BFhw.mean() * squared_BFhw).mean((2, 3))
+        by_time = {
+            GRID * level: error_BF[chosen_BF == i].mean().item()
+            for i, level in enumerate(levels[:-1].tolist())
+            if (chosen_BF == i).any()
+        }
+        return error_BF.mean(), by_time
+
+    def levels(self) -> list[float]:
+        """Return the noise levels of the sampler's passes, and 0."""
+        times = torch.tensor(self.schedule.times(first_chunk=False))
+        return [*self.schedule.sigma(times).tolist(), 0.0]
+
+
+@torch.no_grad()
+def roll_out(
+    network: Wan,
+    spec: CacheSpec,
+    schedule: Schedule,
+    text_BTE: Tensor,
+    like_BFChw: Tensor,
+    draws: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Sample videos [B, F, C, h, w]; also return the noisy input of each pass.
+
+    The inputs are [passes, B, F, C, h, w].
+
+    like_BFChw: a tensor of the videos' shape.
+    draws: generator on its device.
+    """
+    # The sampler's solver and a commit per chunk: a test checks that a rollout is what it makes.
+    text_kv, forcing = network.text_kv(text_BTE), TeacherForcing(spec, like_BFChw.device)
+    videos, passes = [], []
+    for first in range(0, like_BFChw.shape[1], spec.chunk_frames):
+        chunk = like_BFChw[:, first : first + spec.chunk_frames]
+        plan = forcing.plan(range(first, first + spec.chunk_frames), "nothing")
+        solver = schedule.solver(first_chunk=first == 0)
+        x, inputs = randn(chunk, draws), []
+        while not solver.finished:
+            inputs.append(x)
+            t_BF = torch.full(chunk.shape[:2], solver.time, device=x.device)
+            flow = network(x, t_BF, text_kv, forcing, plan).float()
+            x = solver.step(x, flow, partial(randn, chunk, draws))
+        commit(network, x, text_kv, forcing, first)
+        videos.append(x)
+        passes.append(torch.stack(inputs))
+    return torch.cat(videos, dim=1), torch.cat(passes, dim=2)
+
+
+class StudentTrainer(Trainer):
+    """Trains a student; resumes from the checkpoint in its folder if there is one."""
+
+    def __init__(
+        self,
+        training: Training,
+        network: Wan,
+        objective: FewSteps,
+        device: torch.device,
+        start: Wan | None = None,
+    ) -> None:
+        """Prepare a `Trainer`.
+
+        A new training begins with the weights of `start`, or with those of the teacher.
+        """
+        # Offsets and gains of keys stay as they were drawn.
+        keep_keys(network)
+        super().__init__(training, network, objective, device)
+        if self.clock.step == 0:
+            self.network.load_state_dict((start or objective.teacher).state_dict())
+            # The trainer's average began with the weights before the copy.
+            self.average = Average(self.network, training.ema)
+        # The teacher takes most of the passes of a step.
+        if training.compile:
+            compile_blocks(objective.teacher)

@@ -1,0 +1,64 @@
+"""Gives a trained student larger offsets of keys, and trains it to do what it did before.
+
+The offsets of keys are drawn before the teacher's training, in deviations of the projections at
+that time, and then frozen. Training makes the projections larger, most of all in late layers, so
+the same offsets are fewer deviations of a trained network. `renew_offsets` sets them to the drawn
+multiples of today's deviations. That disturbs the network, and a few hundred steps of imitating its
+former self repair it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from harness.api import CacheSpec
+from harness.models.wan import SelfAttention, Wan
+from harness.small_model.diffusion.watch import clean_pass
+from harness.small_model.student.few_steps import FewSteps, Flow, Noisy
+from harness.small_model.training.objective import Batch
+from harness.small_model.training.teacher import TeacherForcing
+
+
+@dataclass(frozen=True)
+class Imitation(FewSteps):
+    """Loss of a network that learns the flow of its teacher, which takes the same steps."""
+
+    def wanted(self, noisy: Noisy, flow: Flow) -> Tensor:
+        """Return the teacher's flow."""
+        return noisy.flow(self.teacher, self.spec)(noisy.x_BFChw, noisy.sigma_BF)
+
+
+@torch.no_grad()
+def renew_offsets(network: Wan, spec: CacheSpec, batch: Batch) -> None:
+    """Raise the offsets of keys to the drawn multiples of today's deviations, in every layer.
+
+    A channel whose mean is larger already stays as it is. Gains of the key norm grow along, so that
+    what differs between tokens keeps its size.
+
+    batch: its first video, clean, gives means and deviations of the projections.
+    """
+    layers = [each for each in network.modules() if isinstance(each, SelfAttention)]
+    found: list[Tensor] = []
+
+    def record(layer: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+        found.append(out[0].float())
+
+    hooks = [layer.k.register_forward_hook(record) for layer in layers]
+    try:
+        clean_pass(network, TeacherForcing(spec, batch.x_BFChw.device), batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer, u_TC in zip(layers, found, strict=True):
+        mean, deviation, bias = u_TC.mean(0), u_TC.std(0), layer.k.bias
+        # Biases were drawn for projections of deviation 1. A channel keeps the sign of its mean,
+        # unless that is small.
+        sign = torch.where(mean.abs() > deviation / 2, mean.sign(), bias.sign())
+        shift = sign * torch.maximum(mean.abs(), bias.abs() * deviation) - mean
+        # The norm divides by the RMS over channels, which the shift raises.
+        before, after = (u.square().mean(1).sqrt() for u in (u_TC, u_TC + shift))
+        bias.add_(shift)
+        layer.norm_k.weight.mul_((after / before).log().mean().exp())
