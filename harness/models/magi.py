@@ -414,10 +414,15 @@ def sinusoid(t: Tensor) -> Tensor:
     """Return sinusoidal embeddings of 1000 t [...] -> [..., WAVES] fp32, cosines first."""
     # Every factor is rounded to fp32 in this order, as in the released code: the arguments reach
     # 32000, and other roundings change the flow by up to 1e-4.
-    k = torch.arange(WAVES // 2, dtype=torch.float32, device=t.device)
-    frequencies = torch.exp(-math.log(10000) * k / (WAVES // 2))
-    angles = 1000 * (t.float()[..., None] * frequencies)
+    angles = 1000 * (t.float()[..., None] * frequencies(t.device))
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def frequencies(device: torch.device) -> Tensor:
+    """Return the frequencies of `sinusoid` [WAVES / 2] fp32, in radians per unit of time."""
+    # As in the released code. Processors differ in the last bit of a few of these exponentials.
+    k = torch.arange(WAVES // 2, dtype=torch.float32, device=device)
+    return torch.exp(-math.log(10000) * k / (WAVES // 2))
 
 
 def default_bands(num_bands: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from harness.api import CacheSpec, Exact, Method, Reuse, Revision, Tokens, VideoSize
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
+from harness.models import magi
 from harness.models.magi import Magi
 from harness.sampling.guidance import Guided, SidePass, ThreePass, branches_of
 from harness.sampling.network import TextKV
@@ -35,7 +36,7 @@ from methods.retention.tokens.weightings import (
 from methods.reuse.drift import Drift
 from methods.reuse.features import PatchEmbedding
 from tests.support.geometry import CPU
-from tests.support.oracles import recorded_magi
+from tests.support.oracles import recorded_frequencies, recorded_magi
 
 TOLERANCE = 2e-5  # times the deviation of the tensor, if that is above 1
 GUIDED_TOLERANCE = 5e-5  # of flows that guidance multiplies by up to 7.5
@@ -54,6 +55,12 @@ CLEAN = (
 CUT = ("f_kv", "f_kv_budget6", "f_kv_frame", "g_reuse_kv")
 REUSE = ("e_no_reuse", "e_reuse", "e_reuse_side", "e_reuse_windowed", "e_reuse_prefix")
 Scenario = Mapping[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _as_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Round the frequencies of the times as the processor of the recordings did."""
+    monkeypatch.setattr(magi, "frequencies", lambda device: recorded_frequencies())
 
 
 def gap(found: Tensor, expected: Tensor) -> float:

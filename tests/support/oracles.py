@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import torch
 
 from harness.models.checkpoints.names import diffusers_name
 from harness.models.magi import Magi, MagiDims
 from harness.models.wan import Wan, WanDims
+
+# The processor of MAGI-1's recordings rounded these of the 128 exponentials up, and all others
+# correctly. Other processors round other ones up.
+_ROUNDED_UP = [13, 44, 119]
 
 
 def recorded_dims(net: Mapping[str, int], **changes: int) -> WanDims:
@@ -51,6 +57,14 @@ def diffusers_skyreels(network: Wan, **settings: Any) -> Any:
     weights = {diffusers_name(name): x for name, x in network.state_dict().items()}
     theirs.load_state_dict(weights, strict=True)
     return theirs.eval().requires_grad_(False)
+
+
+def recorded_frequencies() -> torch.Tensor:
+    """Return the frequencies of the times in MAGI-1's recordings [128] fp32."""
+    k = torch.arange(128, dtype=torch.float32)
+    exact = torch.exp((-math.log(10000) * k / 128).double()).float()
+    exact[_ROUNDED_UP] = torch.nextafter(exact[_ROUNDED_UP], torch.tensor(math.inf))
+    return exact
 
 
 def recorded_magi(recording: Mapping[str, Any]) -> Magi:
