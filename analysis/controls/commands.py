@@ -27,7 +27,7 @@ SINK = 3  # frames of the sink in a control that is still to be made, as in sink
 def window(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
     """Return the command of a window with the bytes of a method, or why there is none."""
     model, held = model_of(section, name), cell(section.values, name, "kv_gib")
-    # The method's own quantizers, so that the window differs only in what it keeps.
+    # Keep the method's quantizers: the window then differs only in which frames it keeps.
     plain = replace(parts, retention=Window(), tiers={})
     dtype = DTYPES[model.dtype]
     frame = model.num_histories * frame_bytes(plain, model.spec, dtype) / GIB
@@ -43,7 +43,7 @@ def window(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
         # The file of sink + window has this sink.
         settings |= {} if sink == SINK * has_sink else {"sink": str(sink)}
         file = "sink_window_bf16" if has_sink else "window_bf16"
-        return command(section, name, "retention", file, Window, settings, sink=str(sink))
+        return with_part(section, name, "retention", file, Window, settings, sink=str(sink))
     share = f"a window of {num_frames} frames has {num_frames * frame / held:.3f} of its bytes"
     if not isinstance(parts.retention, Budgeted):
         return f"none can be made within {BYTES:.0%}: {share}"
@@ -90,10 +90,10 @@ def newest(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
         "sink": str(SINK * has_sink),
         "scorer": f"{{_target_:{Newest.__module__}.{Newest.__name__}}}",
     }
-    return command(section, name, "retention", "", Scored, settings)
+    return with_part(section, name, "retention", "", Scored, settings)
 
 
-def command(
+def with_part(
     section: Section,
     name: str,
     part: str,
@@ -102,14 +102,15 @@ def command(
     settings: Mapping[str, str],
     **more: str,
 ) -> str:
-    """Return the command of a method's control.
+    """Return the command that runs a method with one part replaced by that of a control.
 
     part: `reuse` or `retention`, the part that the control replaces.
     file: method whose file holds the control, for methods that equal BF16 in all other parts; ""
         if no file does.
     settings: of the control, as changes to that file. more: those that the file holds.
     """
-    # The method is BF16 in all but this part, so a short name does and the command stays readable.
+    # The method equals BF16 except for this part: a method that ships and a few changes make a
+    # shorter command.
     if file and section.reference in alike(section, name, part, "tiers", "keys"):
         changes = [f"method.{part}.{key}={value}" for key, value in settings.items()]
         words = [f"method={file}", *changes]
@@ -132,7 +133,7 @@ def typed(section: Section, name: str, without: str, words: Sequence[str]) -> st
 
 
 def alike(section: Section, name: str, *parts: str) -> list[str]:
-    """Return the methods whose settings equal those of `name` except for these parts."""
+    """Return the other methods that have the settings of `name`, apart from some parts."""
 
     def rest(other: str) -> dict[str, object]:
         request = section.methods[other].request

@@ -173,7 +173,9 @@ def _skipping(section: Section, known: Mapping[str, Parts], name: str) -> Pair:
     # Orders of passes that run a whole window at once refuse to skip single chunks.
     settings |= {} if policy.scope == "chunk" else {"scope": policy.scope}
     settings |= {"allow_stale_commit": "true"} if policy.allow_stale_commit else {}
-    return pair(missing=commands.command(section, name, "reuse", "uniform_skip", Uniform, settings))
+    return pair(
+        missing=commands.with_part(section, name, "reuse", "uniform_skip", Uniform, settings)
+    )
 
 
 def _shortened(section: Section, parts: Parts, name: str) -> Pair:

@@ -59,7 +59,7 @@ Scenario = Mapping[str, Any]
 
 @pytest.fixture(autouse=True)
 def _as_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Round the frequencies of the times as the processor of the recordings did."""
+    """Use the frequencies of the CPU that made the recordings; others differ in the last bit."""
     monkeypatch.setattr(magi, "frequencies", lambda device: recorded_frequencies())
 
 

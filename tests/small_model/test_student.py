@@ -65,7 +65,7 @@ def objective(guidance: float = 2.0, substeps: int = 2) -> Distillation:
 
 def trainer(folder: Path, stage: Stage = STAGE) -> StudentTrainer:
     training = Training([stage], str(folder), warmup_steps=1, decay_from=1.0, log_steps=1)
-    return StudentTrainer(training, Wan(DIMS), objective(), CPU)
+    return StudentTrainer(training, Wan(DIMS), objective(), CPU, teacher())
 
 
 def source(stage: Stage, step: int) -> Iterator[Batch]:

@@ -13,8 +13,8 @@ from harness.models.checkpoints.names import diffusers_name
 from harness.models.magi import Magi, MagiDims
 from harness.models.wan import Wan, WanDims
 
-# The processor of MAGI-1's recordings rounded these of the 128 exponentials up, and all others
-# correctly. Other processors round other ones up.
+# The CPU that made MAGI-1's recordings rounded these three of the 128 frequencies up by one
+# unit in the last place, and the others correctly. `torch.exp` errs at other indices on other CPUs.
 _ROUNDED_UP = [13, 44, 119]
 
 
@@ -60,7 +60,7 @@ def diffusers_skyreels(network: Wan, **settings: Any) -> Any:
 
 
 def recorded_frequencies() -> torch.Tensor:
-    """Return the frequencies of the times in MAGI-1's recordings [128] fp32."""
+    """Return the frequencies of the time embedding in MAGI-1's recordings [128] fp32."""
     k = torch.arange(128, dtype=torch.float32)
     exact = torch.exp((-math.log(10000) * k / 128).double()).float()
     exact[_ROUNDED_UP] = torch.nextafter(exact[_ROUNDED_UP], torch.tensor(math.inf))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from harness.models.wan import Wan
 from harness.small_model.diffusion.keys import KeyShape, keep_keys
 from harness.small_model.diffusion.objective import DiffusionForcing
 from harness.small_model.training.loop import Trainer
-from harness.small_model.training.optim import Average
+from harness.small_model.training.optim import initialise
 from harness.small_model.training.stages import Training
 from harness.system.errors import UserError
 
@@ -64,15 +65,11 @@ class TeacherTrainer(Trainer):
         """
         # Frozen weights get no gradient, and the optimisers pass over them.
         keep_keys(network)
-        super().__init__(training, network, objective, device)
-        # A resumed training has them in its checkpoint.
-        if self.clock.step == 0:
-            if start is None:
-                keys.apply(self.network, training.seed)
-            else:
-                self.network.load_state_dict(start.state_dict())
-            # The trainer's average began with the weights before the change.
-            self.average = Average(self.network, training.ema)
+        if start is None:
+            start = deepcopy(network)
+            initialise(start, training.seed)
+            keys.apply(start, training.seed)
+        super().__init__(training, network, objective, device, start)
 
 
 def shipped(preset: str, model: VideoModel) -> Wan:

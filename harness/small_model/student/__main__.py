@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def main(words: Sequence[str]) -> int:
     """Run a verb with Hydra settings; exit code 2 means an error that the user can fix."""
     verbs = {"train": train, "rekey": rekey, "sample": sample, "rates": rates, "export": export}
-    return run_verb(words, verbs, "rekey" if "rekey" in words[:1] else "student")
+    return run_verb(words, verbs, "rekey" if list(words[:1]) == ["rekey"] else "student")
 
 
 def train(config: dict[str, Any]) -> int:
@@ -52,11 +52,14 @@ def train(config: dict[str, Any]) -> int:
     objective = Distillation(
         model.spec, schedule, network.to(device), teacher.guidance, student.substeps
     )
-    return _train(config, objective, None)
+    return _train(config, objective, network)
 
 
 def rekey(config: dict[str, Any]) -> int:
-    """Renew the offsets of a student's keys and train it to do as before; `train` in all else."""
+    """Enlarge the key offsets of a student, then train it to give its earlier outputs again.
+
+    Like `train`, the same command resumes.
+    """
     from harness.small_model.student.imitate import Imitation, renew_offsets
 
     student: Student = build("student", config["student"])
@@ -66,13 +69,13 @@ def rekey(config: dict[str, Any]) -> int:
     network = shipped("small", model) if folder is None else averaged(folder, model)
     device = machine.choose_device(config["run"]["device"])
     renewed = deepcopy(network)
-    # The last stage has whole videos.
+    # Measure on a whole video, such as the last stage trains on.
     stage = config["train"]["stages"][-1]
     renew_offsets(renewed, model.spec, _windows(config, build("train.stages", stage))[0])
     return _train(config, Imitation(model.spec, schedule, network.to(device)), renewed)
 
 
-def _train(config: dict[str, Any], objective: FewSteps, start: Wan | None) -> int:
+def _train(config: dict[str, Any], objective: FewSteps, start: Wan) -> int:
     training: Training = build("train", config["train"])
     model: VideoModel = build("model", config["model"])
     device = machine.choose_device(config["run"]["device"])

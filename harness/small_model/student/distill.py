@@ -47,15 +47,15 @@ class Distillation(FewSteps):
     guidance: float
     substeps: int
 
-    def wanted(self, noisy: Noisy, flow: Flow) -> Tensor:
-        """Return the flow that leads straight to the end of the teacher's path."""
+    def target_flow(self, noisy: Noisy, flow: Flow) -> Tensor:
+        """Return the flow that leads from the noisy latents straight to the end of the path."""
         # The teacher leads to the next lower level, and the student jumps on from there. The start
         # determines the end of a path, so the target is one future and not the mean of many; new
         # noise between the sampler's steps chooses among them.
         later, sigma_BF = self.follow(noisy)
-        target = later - sigma_BF[:, :, None, None, None] * flow(later, sigma_BF)  # x0
-        # sigma is never 0 here.
-        return (noisy.x_BFChw - target) / noisy.sigma_BF[:, :, None, None, None]
+        x0 = later - sigma_BF[:, :, None, None, None] * flow(later, sigma_BF)
+        # The noise level is never 0 here: the last level, 0, has no pass.
+        return (noisy.x_BFChw - x0) / noisy.sigma_BF[:, :, None, None, None]
 
     def follow(self, noisy: Noisy) -> tuple[Tensor, Tensor]:
         """Follow the teacher to the next lower level; return latents and levels [B, F] there."""

@@ -1,7 +1,7 @@
-"""The base of the losses of a network of few steps, and its rollouts.
+"""The base class of the losses that train a few-step network, its rollouts and its trainer.
 
-Such a network trains on what the sampler meets: noisy chunks at the sampler's noise levels, after
-clean history.
+Such a network trains on what it sees while sampling: noisy chunks at the noise levels of the
+sampler, after clean history.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from harness.sampling.schedule import GRID, Schedule
 from harness.small_model.diffusion.keys import keep_keys
 from harness.small_model.training.loop import Trainer, compile_blocks
 from harness.small_model.training.objective import Batch, Objective, commit, randn
-from harness.small_model.training.optim import Average
 from harness.small_model.training.stages import Stage, Training
 from harness.small_model.training.teacher import TeacherForcing
 
@@ -29,7 +28,7 @@ Flow = Callable[[Tensor, Tensor], Tensor]  # of latents and noise levels [B, F]
 
 @dataclass(frozen=True)
 class Noisy:
-    """Noisy chunks after clean history, as the sampler meets them.
+    """Noisy chunks and the clean history before them: the input of a denoising pass.
 
     text_BTE: rows of the prompts.
     clean_BFChw: all chunks of the windows; the chunks before a chunk are its history.
@@ -45,9 +44,9 @@ class Noisy:
     frames: range
 
     def flow(self, network: Wan, spec: CacheSpec, without_text: bool = False) -> Flow:
-        """Return the network's flow in fp32 as a function of latents and noise levels [B, F].
+        """Return a function that computes the flow, fp32, from latents and noise levels [B, F].
 
-        It computes the history once, with the network's own weights.
+        The keys and values of the history are computed once, here, by the network itself.
         """
         first = self.frames.stop - self.clean_BFChw.shape[1]
         text = torch.zeros_like(self.text_BTE) if without_text else self.text_BTE
@@ -64,7 +63,7 @@ class Noisy:
 
 @dataclass(frozen=True)
 class FewSteps(Objective):
-    """Base of the losses of a few-step network, which trains at the levels of its sampler.
+    """Base class of losses that train a few-step network at the noise levels of its sampler.
 
     schedule: the sampler's steps.
     teacher: the network that it learns from, with frozen weights, on the batch's device.
@@ -84,16 +83,16 @@ class FewSteps(Objective):
             )
 
     @abstractmethod
-    def wanted(self, noisy: Noisy, flow: Flow) -> Tensor:
-        """Return the flow that the network should learn for the noisy latents.
+    def target_flow(self, noisy: Noisy, flow: Flow) -> Tensor:
+        """Return the flow that the network should predict for the noisy latents.
 
-        flow: what it computes now, after its own history.
+        flow: the network as it is now, after its own history.
         """
 
     def loss(
         self, network: Wan, batch: Batch, stage: Stage, draws: torch.Generator
     ) -> tuple[Tensor, dict[float, float]]:
-        """Return the mean squared error of the flow to the wanted one, and its mean by level.
+        """Return the mean squared error of the flow against its target, and its mean by level.
 
         draws: generator on the batch's device, the source of all random numbers.
         """
@@ -134,9 +133,9 @@ class FewSteps(Objective):
         noisy = Noisy(batch.text_BTE, clean, x, chosen_BF, sigma_BF, frames)
         flow = noisy.flow(network, self.spec)
         with torch.no_grad():
-            wanted = self.wanted(noisy, flow)
+            target = self.target_flow(noisy, flow)
         # As a flow and not as x0: the loss then weighs all levels as the teacher's loss does.
-        squared_BFhw = (flow(x, sigma_BF) - wanted).square().mean(2)
+        squared_BFhw = (flow(x, sigma_BF) - target).square().mean(2)
         weight_BFhw = weight_BFhw[:, skipped:]
         error_BF = (weight_BFhw / weight_BFhw.mean() * squared_BFhw).mean((2, 3))
         by_time = {
@@ -161,9 +160,9 @@ def roll_out(
     like_BFChw: Tensor,
     draws: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Sample videos [B, F, C, h, w]; also return the noisy input of each pass.
+    """Sample videos chunk by chunk; return them and the noisy input of every denoising pass.
 
-    The inputs are [passes, B, F, C, h, w].
+    Shapes  videos [B, F, C, h, w], inputs [passes, B, F, C, h, w].
 
     like_BFChw: a tensor of the videos' shape.
     draws: generator on its device.
@@ -196,19 +195,12 @@ class StudentTrainer(Trainer):
         network: Wan,
         objective: FewSteps,
         device: torch.device,
-        start: Wan | None = None,
+        start: Wan,
     ) -> None:
-        """Prepare a `Trainer`.
-
-        A new training begins with the weights of `start`, or with those of the teacher.
-        """
+        """Prepare a `Trainer`; a new training begins with the weights of `start`."""
         # Offsets and gains of keys stay as they were drawn.
         keep_keys(network)
-        super().__init__(training, network, objective, device)
-        if self.clock.step == 0:
-            self.network.load_state_dict((start or objective.teacher).state_dict())
-            # The trainer's average began with the weights before the copy.
-            self.average = Average(self.network, training.ema)
+        super().__init__(training, network, objective, device, start)
         # The teacher takes most of the passes of a step.
         if training.compile:
             compile_blocks(objective.teacher)

@@ -1,10 +1,10 @@
-"""Gives a trained student larger offsets of keys, and trains it to do what it did before.
+"""Gives a trained student larger key offsets, and trains it to give its earlier outputs again.
 
 The offsets of keys are drawn before the teacher's training, in deviations of the projections at
 that time, and then frozen. Training makes the projections larger, most of all in late layers, so
 the same offsets are fewer deviations of a trained network. `renew_offsets` sets them to the drawn
-multiples of today's deviations. That disturbs the network, and a few hundred steps of imitating its
-former self repair it.
+multiples of the deviations after training. This changes the outputs of the network. `Imitation`
+trains it to give its earlier outputs again, which takes a few hundred steps.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from harness.small_model.training.teacher import TeacherForcing
 
 @dataclass(frozen=True)
 class Imitation(FewSteps):
-    """Loss of a network that learns the flow of its teacher, which takes the same steps."""
+    """Loss that trains a network to predict the same flow as its teacher at the same steps."""
 
-    def wanted(self, noisy: Noisy, flow: Flow) -> Tensor:
+    def target_flow(self, noisy: Noisy, flow: Flow) -> Tensor:
         """Return the teacher's flow."""
         return noisy.flow(self.teacher, self.spec)(noisy.x_BFChw, noisy.sigma_BF)
 
 
 @torch.no_grad()
 def renew_offsets(network: Wan, spec: CacheSpec, batch: Batch) -> None:
-    """Raise the offsets of keys to the drawn multiples of today's deviations, in every layer.
+    """Enlarge the key offsets of every layer to fit the deviations of the trained projections.
 
-    A channel whose mean is larger already stays as it is. Gains of the key norm grow along, so that
-    what differs between tokens keeps its size.
+    A channel whose mean is already larger stays as it is. The gains of the key norm grow by one
+    factor per layer, so the differences between tokens keep their size.
 
     batch: its first video, clean, gives means and deviations of the projections.
     """

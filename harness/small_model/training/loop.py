@@ -33,16 +33,26 @@ class Trainer:
     """Runs a training; resumes from the checkpoint in its folder if there is one."""
 
     def __init__(
-        self, training: Training, network: Wan, objective: Objective, device: torch.device
+        self,
+        training: Training,
+        network: Wan,
+        objective: Objective,
+        device: torch.device,
+        start: Wan | None = None,
     ) -> None:
         """Build the optimisers, and fill `network` with initial or saved weights.
+
+        start: network whose weights a new training begins with; None for random weights.
 
         Raises  UserError: the checkpoint is of another network or other stages, or unreadable.
         """
         # Before anything is built: a stage that does not fit would fail hours later.
         training.demand_fit(objective.spec.chunk_frames, objective.pictures)
         # A checkpoint overwrites these weights.
-        initialise(network, training.seed)
+        if start is None:
+            initialise(network, training.seed)
+        else:
+            network.load_state_dict(start.state_dict())
         self.training = training
         self.network = network.to(device)
         self.objective = objective
