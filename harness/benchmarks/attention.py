@@ -36,7 +36,7 @@ from harness.cache.attention.base import Backend, Scratch, Segment
 from harness.cache.attention.dense import attend_plain
 from harness.cache.attention.int8 import Int8, Int8OnGpu
 from harness.cache.attention.portable import Portable
-from harness.cache.compiled import int8
+from harness.cache.compiled import softmax
 from harness.cache.pages import Arena
 
 TITLE = "Attention over packed history beside BF16, one layer, CPU"
@@ -166,6 +166,10 @@ def baseline(lab: Lab, chunk: Chunk, history: Sequence[Segment]) -> Action:
     cases = {"head-major": dense(chunk.q, k, v), "token-major": dense(*turned)}
     if lab.device.type == "cpu":
         cases["token tiles"] = call(Portable(axis="tokens"), chunk, history)
+        if softmax.outruns_torch():
+            from harness.cache.compiled.softmax.attend import attend_bf16  # needs numba
+
+            cases["one loop"] = lambda _: attend_bf16(chunk.q, k, v, None)[0]
     times = lab.times(cases)
     note = ", ".join(f"{name} {times.of(name).middle * 1e3:.4g} ms" for name in cases)
     case = f"{BASE}, {times.fastest}, {chunk.q.shape[2]} queries, N = {k.shape[2]}"
@@ -207,7 +211,7 @@ def products(lab: Lab) -> None:
     backends: dict[str, Backend] = {"int8 by heads": Int8(), "int8 by tokens": Int8(axis="tokens")}
     if "staged" in lab.backends:  # the GPU's, which a dry run interprets on a CPU
         backends = {"int8": Int8OnGpu()}
-    elif lacking := int8.missing():
+    elif lacking := softmax.missing():
         lab.add("int8", None, "", note=f"left out: {lacking}")
         return
     num_frames = lab.sizes.histories[0]

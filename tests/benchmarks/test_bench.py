@@ -24,7 +24,7 @@ from harness.benchmarks.options import Options
 from harness.benchmarks.report import Report, Row
 from harness.benchmarks.timing import Spread, interleave, self_timed
 from harness.cache.attention.portable import Portable
-from harness.cache.compiled import int8
+from harness.cache.compiled import softmax
 from harness.commands.bench import BENCHES, BY_NAME, main, read
 from harness.system.errors import UserError
 from methods.quantizers import grouped
@@ -198,7 +198,7 @@ def test_every_bench_runs_at_its_smallest_size(name: str, tmp_path: Path) -> Non
     found = only(tmp_path, f"*-{name}-quick.json")
     assert found["state"] == "done" and len(found["rows"]) > 3
     # Every row has a value, except that of a product which this processor does not have.
-    lacking = int8.missing() if name == "attention" else None
+    lacking = softmax.missing() if name == "attention" else None
     empty = [row["note"] for row in found["rows"] if row["value"] is None]
     assert empty == ([f"left out: {lacking}"] if lacking else [])
 

@@ -13,7 +13,7 @@ from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Backend, Scratch, attend_grouped
 from harness.cache.attention.int8 import Int8
 from harness.cache.attention.reference import Reference
-from harness.cache.compiled import int8
+from harness.cache.compiled import softmax
 from harness.system.errors import UserError
 from methods.quantizers.affine import Affine
 from methods.quantizers.quarot import QuaRot
@@ -23,7 +23,7 @@ from methods.retention.prune import SoftPrune
 from tests.cache.test_attention import attended, filled
 from tests.support.geometry import BF16, CPU, method_names, method_of, one_of_each_class, spec
 
-pytestmark = pytest.mark.skipif(int8.missing() is not None, reason=str(int8.missing()))
+pytestmark = pytest.mark.skipif(softmax.missing() is not None, reason=str(softmax.missing()))
 WAYS: dict[str, Backend] = {
     "heads": Int8(),
     "one head": Int8(scratch_mib=1e-6),
@@ -57,7 +57,7 @@ def exactly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> tupl
 
 
 def eight_bit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    from harness.cache.compiled.int8.attend import attend_int8
+    from harness.cache.compiled.softmax.attend import attend_int8
 
     Int8().resolve(spec(), BF16, CPU)
     return attend_int8(q, k, v, bias)
@@ -227,9 +227,9 @@ def test_other_devices_are_refused() -> None:
 
 def test_other_processors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    int8.missing.cache_clear()
+    softmax.units.cache_clear(), softmax.missing.cache_clear()
     try:
         with pytest.raises(UserError, match="no units for products of 8-bit matrices"):
             Int8().resolve(spec(), BF16, CPU)
     finally:
-        int8.missing.cache_clear()
+        softmax.units.cache_clear(), softmax.missing.cache_clear()

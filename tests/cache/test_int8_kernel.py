@@ -21,7 +21,7 @@ from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Scratch, attend_grouped
 from harness.cache.attention.int8 import Int8, Int8OnGpu
 from harness.cache.attention.reference import Reference
-from harness.cache.compiled import int8
+from harness.cache.compiled import softmax
 from harness.system.errors import UserError
 from methods.quantizers.affine import Affine
 from methods.quantizers.prq import PRQ
@@ -111,10 +111,10 @@ def test_the_kernel_is_attention_by_its_codes(shape: tuple[int, int, int], biase
     assert (lse - exact_lse).abs().max() < 0.1
 
 
-@pytest.mark.skipif(int8.missing() is not None, reason=str(int8.missing()))
+@pytest.mark.skipif(softmax.missing() is not None, reason=str(softmax.missing()))
 def test_it_agrees_with_the_loop_of_a_cpu() -> None:
     """Which has a scale for each key, and rounds weights to BF16."""
-    from harness.cache.compiled.int8.attend import attend_int8
+    from harness.cache.compiled.softmax.attend import attend_int8
 
     q, k, v = drawn(40, 72)
     # Keys whose mean is zero and whose largest magnitudes are equal have the same codes in both.

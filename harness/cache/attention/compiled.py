@@ -1,4 +1,4 @@
-"""Backend for a CPU: compiled loops decode and encode, torch attends."""
+"""Backend for a CPU: compiled loops decode, encode and, where torch is slower, attend."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from harness.api import CacheSpec, Method, Packed, Quantizer
 from harness.cache import compiled
 from harness.cache.attention.base import Backend
 from harness.cache.attention.portable import Portable
+from harness.cache.compiled import softmax
 from harness.cache.pages import Pages, encode_into, put, stage_by_torch
 from harness.system.errors import UserError
 
@@ -20,9 +21,8 @@ from harness.system.errors import UserError
 class Compiled(Portable):
     """Like `Portable`, but packed pages are decoded and encoded by loops that numba compiled.
 
-    The results are the same bit for bit. torch attends, since its products use the matrix
-    units of the processor (AMX) where there are any. What has no `kernel_layout` is decoded by
-    torch.
+    What is stored is the same bit for bit. What has no `kernel_layout` is decoded by torch.
+    A compiled loop attends in BF16 on processors where it is faster than torch's.
     """
 
     # A head of a long history is about as large as the cache of a core, from which attention then
@@ -45,7 +45,39 @@ class Compiled(Portable):
         # Here, so that no measured video waits for a compiler. Also for exact history, which needs
         # no loops: numba's memory must be in the peak of every method, or in none.
         load()
+        if softmax.outruns_torch():
+            from harness.cache.compiled.softmax.attend import load as load_attention
+
+            load_attention()
         return self
+
+    def attend_once(
+        self, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Return attention to all tokens [B, H, T, D]; mask [B or 1, h or 1, 1, N]."""
+        if q_BHTD.dtype != torch.bfloat16 or not softmax.outruns_torch():
+            return super().attend_once(q_BHTD, k_BHTD, v_BHTD, mask)
+        from harness.cache.compiled.softmax.attend import attend_bf16  # needs numba
+
+        bias = None if mask is None else mask[:, :, 0]  # the same for all queries
+        return attend_bf16(q_BHTD, k_BHTD, v_BHTD, bias)[0]
+
+    def attend_part(
+        self,
+        q_BHTD: Tensor,
+        k_BHTD: Tensor,
+        v_BHTD: Tensor,
+        log_count: float = 0.0,
+        bias_BHN: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return attention to a part of the tokens, and its log-sum-exp."""
+        if q_BHTD.dtype != torch.bfloat16 or not softmax.outruns_torch():
+            return super().attend_part(q_BHTD, k_BHTD, v_BHTD, log_count, bias_BHN)
+        from harness.cache.compiled.softmax.attend import attend_bf16  # needs numba
+
+        # The same number on every logit changes the log-sum-exp but not the output.
+        out, lse = attend_bf16(q_BHTD, k_BHTD, v_BHTD, bias_BHN)
+        return out, lse + log_count
 
     def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
         """Encode by a compiled loop if it can compute the quantizer's metadata, else in torch."""

@@ -21,7 +21,7 @@ from harness.cache.attention.base import (
 from harness.cache.attention.compiled import Compiled
 from harness.cache.attention.portable import mask_of
 from harness.cache.attention.staged import Staged
-from harness.cache.compiled import int8
+from harness.cache.compiled import softmax
 from harness.system.errors import UserError
 
 
@@ -49,13 +49,13 @@ class Int8(Compiled):
                 )
             return Int8OnGpu().resolve(spec, method, device)
         is_cpu = device.type == "cpu"
-        lacking = int8.missing() if is_cpu else f"{device.type} is neither CPU nor GPU"
+        lacking = softmax.missing() if is_cpu else f"{device.type} is neither CPU nor GPU"
         if lacking:
             raise UserError(
                 f"attention={self.name}: {lacking}; type attention=auto, which takes what runs here"
             )
         super().resolve(spec, method, device)
-        from harness.cache.compiled.int8.attend import load  # needs numba
+        from harness.cache.compiled.softmax.attend import load  # needs numba
 
         load()
         return self
@@ -64,7 +64,7 @@ class Int8(Compiled):
         self, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask: Tensor | None
     ) -> Tensor:
         """Return attention to all tokens [B, H, T, D]; mask [B or 1, h or 1, 1, N]."""
-        from harness.cache.compiled.int8.attend import attend_int8  # needs numba
+        from harness.cache.compiled.softmax.attend import attend_int8  # needs numba
 
         bias = None if mask is None else mask[:, :, 0]  # the same for all queries
         return attend_int8(q_BHTD, k_BHTD, v_BHTD, bias)[0]
@@ -78,7 +78,7 @@ class Int8(Compiled):
         bias_BHN: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return attention to a part of the tokens, and its log-sum-exp."""
-        from harness.cache.compiled.int8.attend import attend_int8  # needs numba
+        from harness.cache.compiled.softmax.attend import attend_int8  # needs numba
 
         # The same number on every logit changes the log-sum-exp but not the output.
         out, lse = attend_int8(q_BHTD, k_BHTD, v_BHTD, bias_BHN)

@@ -19,9 +19,8 @@ from harness.cache.compiled.once import load_once
 from harness.cache.compiled.threads import in_threads
 from harness.cache.compiled.vectors import LANES, LINE
 
-# Values of a thread at least. torch's idle threads spin for milliseconds on the cores that other
-# threads of ours need: with fewer values two threads take longer than one.
-SHARE = 2**22
+# Values of a thread at least. To call on another thread takes 50 us, in which one decodes 2**18.
+SHARE = 2**18
 # Values that torch copies in one thread. More of them it shares among its threads, and is faster
 # than our copy.
 COPY = 2**15

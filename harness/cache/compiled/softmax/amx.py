@@ -15,7 +15,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from harness.cache.compiled.once import njit
+
 BYTE, ADDRESS, STEP = ir.IntType(8), ir.IntType(8).as_pointer(), ir.IntType(64)
+OFFSET = 0  # codes are multiplied as they are; see `avx512.OFFSET`
 # Palette 1, then at 16 the bytes of a row of each tile (16 bits), and at 48 its rows (8 bits). All
 # eight tiles have their full size; the loops pad instead.
 CONFIG = np.array([1, *[0] * 15, *[64, 0] * 8, *[0] * 16, *[16] * 8, *[0] * 8], np.uint8)
@@ -102,3 +105,71 @@ def _product(name: str) -> Any:
 load, store = _mover("llvm.x86.tileloadd64"), _mover("llvm.x86.tilestored64")
 add_int8 = _product("llvm.x86.tdpbssd")  # INT32 += INT8 x INT8
 add_bf16 = _product("llvm.x86.tdpbf16ps")  # fp32 += BF16 x BF16
+
+
+@njit(nogil=True, error_model="numpy")
+def begin(config):
+    """Configure the tiles of this thread; config: `CONFIG`."""
+    configure(config.ctypes.data)
+
+
+@njit(nogil=True, error_model="numpy")
+def end():
+    """Give the tiles of this thread back."""
+    release()
+
+
+@njit(nogil=True, error_model="numpy")
+def multiply_codes(q, k, starts, products, step, num_keys, row):
+    """Multiply 32 queries by keys, a multiple of 32, into products INT32.
+
+    q, k, products: addresses. starts: not used here. step: bytes of a row of products. row: bytes
+        of a query or a key, a multiple of 64.
+    """
+    # 2 x 2 tiles of products: each tile of q and of k that is loaded serves two products.
+    for n in range(0, num_keys, 32):
+        clear(0), clear(1), clear(2), clear(3)
+        for d in range(0, row, 64):
+            load(4, q + d, row), load(5, q + 16 * row + d, row)
+            at = k + n * row + 16 * d
+            load(6, at, 64), load(7, at + 16 * row, 64)
+            add_int8(0, 4, 6), add_int8(1, 4, 7), add_int8(2, 5, 6), add_int8(3, 5, 7)
+        at = products + 4 * n
+        store(0, at, step), store(1, at + 64, step)
+        store(2, at + 16 * step, step), store(3, at + 16 * step + 64, step)
+
+
+@njit(nogil=True, error_model="numpy")
+def multiply_pairs(q, k, starts, products, step, num_keys, row):
+    """Multiply 32 queries by keys, both BF16, into products fp32; see `multiply_codes`."""
+    for n in range(0, num_keys, 32):
+        clear(0), clear(1), clear(2), clear(3)
+        for d in range(0, row, 64):
+            load(4, q + d, row), load(5, q + 16 * row + d, row)
+            at = k + n * row + 16 * d
+            load(6, at, 64), load(7, at + 16 * row, 64)
+            add_bf16(0, 4, 6), add_bf16(1, 4, 7), add_bf16(2, 5, 6), add_bf16(3, 5, 7)
+        at = products + 4 * n
+        store(0, at, step), store(1, at + 64, step)
+        store(2, at + 16 * step, step), store(3, at + 16 * step + 64, step)
+
+
+@njit(nogil=True, error_model="numpy")
+def add_values(weights, step, v, far, out, num_keys, width):
+    """Add the product of the weights of 32 queries with values to out fp32.
+
+    weights, v, out: addresses. step, far: bytes from one row of weights, and from 16 channels of
+        values, to the next. width: channels, a multiple of 32.
+    """
+    row = 4 * width  # bytes of a row of out
+    for d in range(0, row, 128):
+        at = out + d
+        load(0, at, row), load(1, at + 64, row)
+        load(2, at + 16 * row, row), load(3, at + 16 * row + 64, row)
+        for n in range(0, num_keys, 32):
+            load(4, weights + 2 * n, step), load(5, weights + 16 * step + 2 * n, step)
+            values = v + d // 64 * far + 32 * n
+            load(6, values, 64), load(7, values + far, 64)
+            add_bf16(0, 4, 6), add_bf16(1, 4, 7), add_bf16(2, 5, 6), add_bf16(3, 5, 7)
+        store(0, at, row), store(1, at + 64, row)
+        store(2, at + 16 * row, row), store(3, at + 16 * row + 64, row)

@@ -1,4 +1,4 @@
-"""Softmax attention on a CPU with 8-bit queries and keys, in as many threads as torch uses."""
+"""Softmax attention on a CPU in INT8 or BF16, in as many threads as torch uses."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.cache.compiled.int8 import loops, missing, tiles
 from harness.cache.compiled.once import load_once
+from harness.cache.compiled.softmax import loops, missing
 from harness.cache.compiled.threads import in_threads
 
 LOG2E = math.log2(math.e)
@@ -31,8 +31,30 @@ def attend_int8(
     Shapes  out [B, H, T, D] in the dtype of q, lse [B, H, T] fp32. A head in which a query or key
     is not finite gives NaN.
     Source  SageAttention (arXiv 2410.02367).
-    Raises  RuntimeError: the processor has no AMX.
+    Raises  RuntimeError: the processor has no units for these products.
     """
+    return _attend(q_BHTD, k_BHND, v_BHND, bias, coded=True)
+
+
+def attend_bf16(
+    q_BHTD: Tensor, k_BHND: Tensor, v_BHND: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return softmax attention and the natural log of its denominator, from BF16 q, k and v.
+
+    Logits and softmax are fp32; its weights are rounded to BF16, as torch's attention does it.
+    Otherwise like `attend_int8`.
+
+    Raises  TypeError: q, k or v are not BF16. RuntimeError: the processor has no units for these
+            products.
+    """
+    if not q_BHTD.dtype == k_BHND.dtype == v_BHND.dtype == torch.bfloat16:
+        raise TypeError(f"{q_BHTD.dtype}, {k_BHND.dtype} and {v_BHND.dtype}: give BF16")
+    return _attend(q_BHTD, k_BHND, v_BHND, bias, coded=False)
+
+
+def _attend(
+    q_BHTD: Tensor, k_BHND: Tensor, v_BHND: Tensor, bias: Tensor | None, coded: bool
+) -> tuple[Tensor, Tensor]:
     # Also asks the kernel for the matrix units: without its leave the process would die.
     lacking = missing()
     if lacking:
@@ -48,13 +70,15 @@ def attend_int8(
         _rows(v_BHND.bfloat16())[1],
         added.expand(batch, num_heads, num_keys).flatten(0, 1).contiguous().numpy(),
         np.float32(LOG2E / math.sqrt(width)),
-        tiles.CONFIG,
+        coded,
+        loops.unit.CONFIG,
         _rows(out),
         lse.numpy(),
     )
-    # A head is never divided: its codes and its running softmax belong to one thread.
-    heads = batch * num_heads
-    in_threads(loops.attend, arguments, heads, max(1, min(torch.get_num_threads(), heads)))
+    # Blocks of queries, so that threads have equal shares for any number of heads. Threads that
+    # share a head both encode its keys, which takes little of the time.
+    blocks = batch * num_heads * -(-num_queries // loops.BLOCK)
+    in_threads(loops.attend, arguments, blocks, max(1, min(torch.get_num_threads(), blocks)))
     return out, lse.view(batch, num_heads, num_queries)
 
 
@@ -71,7 +95,7 @@ def _rows(x_BHND: Tensor) -> Rows:
 @cache
 def load() -> None:
     """Load the loop into this process, after compiling it if no earlier process did."""
-    load_once("harness.cache.compiled.int8.attend", compile_loops)
+    load_once("harness.cache.compiled.softmax.attend", compile_loops)
 
 
 def compile_loops() -> None:
