@@ -162,11 +162,13 @@ def test_the_error_of_a_logit_is_that_of_its_codes(size: float) -> None:
     assert ((lse - wanted).abs() <= bound.amax(-1) + 2**-8 + 1e-5 * wanted.abs()).all()
 
 
-def test_tokens_can_be_hidden() -> None:
-    q, k, v = drawn(20, 1200)
-    hidden = torch.zeros(1, 2, 1200)
-    hidden[..., 100:900] = -torch.inf  # one tile of the loops has no other tokens
-    k[:, :, 100:900] *= 50  # and their logits are the largest
+@pytest.mark.parametrize("first", [0, 100])
+def test_tokens_can_be_hidden(first: int) -> None:
+    q, k, v = drawn(20, 1700)
+    hidden = torch.zeros(1, 2, 1700)
+    # From 0, all tokens of the first tile of the loops; from 100, all of the second.
+    hidden[..., first : first + 1024] = -torch.inf
+    k[:, :, first : first + 1024] *= 50  # their logits are the largest
     out, lse = eight_bit(q, k, v, hidden)
     wanted, wanted_lse = exactly(q, k, v, hidden)
     assert relative(out, wanted) < BOUND

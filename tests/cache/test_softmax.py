@@ -77,11 +77,13 @@ def test_logits_far_apart_neither_overflow_nor_vanish() -> None:
     assert out.isfinite().all()
 
 
-def test_tokens_can_be_hidden() -> None:
-    q, k, v = drawn(20, 1200)
-    hidden = torch.zeros(1, 2, 1200)
-    hidden[..., 100:900] = -torch.inf  # one tile of the loops has no other tokens
-    k[:, :, 100:900] *= 50  # and their logits are the largest
+@pytest.mark.parametrize("first", [0, 100])
+def test_tokens_can_be_hidden(first: int) -> None:
+    q, k, v = drawn(20, 1700)
+    hidden = torch.zeros(1, 2, 1700)
+    # From 0, all tokens of the first tile; from 100, all of the second.
+    hidden[..., first : first + 1024] = -torch.inf
+    k[:, :, first : first + 1024] *= 50  # their logits are the largest
     out, lse = own(q, k, v, hidden)
     wanted, wanted_lse = exactly(q, k, v, hidden)
     assert relative(out, wanted) < 2**-8

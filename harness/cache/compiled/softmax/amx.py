@@ -123,7 +123,7 @@ def end():
 def multiply_codes(q, k, starts, products, step, num_keys, row):
     """Multiply 32 queries by keys, a multiple of 32, into products INT32.
 
-    q, k, products: addresses. starts: not used here. step: bytes of a row of products. row: bytes
+    q, k, products: addresses. starts: of `multiply_pairs` alone. step: bytes of a row of products. row: bytes
         of a query or a key, a multiple of 64.
     """
     # 2 x 2 tiles of products: each tile of q and of k that is loaded serves two products.
@@ -143,7 +143,9 @@ def multiply_codes(q, k, starts, products, step, num_keys, row):
 def multiply_pairs(q, k, starts, products, step, num_keys, row):
     """Multiply 32 queries by keys, both BF16, into products fp32; see `multiply_codes`."""
     for n in range(0, num_keys, 32):
-        clear(0), clear(1), clear(2), clear(3)
+        # With a step of 0 all rows of a tile are the same.
+        at = starts + 4 * n
+        load(0, at, 0), load(1, at + 64, 0), load(2, at, 0), load(3, at + 64, 0)
         for d in range(0, row, 64):
             load(4, q + d, row), load(5, q + 16 * row + d, row)
             at = k + n * row + 16 * d

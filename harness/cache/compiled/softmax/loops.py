@@ -25,6 +25,7 @@ BLOCK = 32  # queries, keys or channels of values that one product takes
 KEYS, QUERIES = 512, 512
 LEVELS = np.float32(127)
 ROUNDER = np.float32(1.5 * 2**23)  # added, it leaves the nearest integer in the low bits
+LOWEST = np.float32(-1e30)  # of a maximum: below every logit, and still a number
 SMALLEST = np.float32(-126)  # exponent of the smallest normal fp32
 ZERO, ONE = np.float32(0), np.float32(1)
 # 2**x for -1 < x <= 0, relative error 3e-6: a thousandth of the rounding to BF16 after it.
@@ -157,7 +158,7 @@ def soften(  # noqa: PLR0913
     # The online softmax of FlashAttention (arXiv 2205.14135).
     for i in range(BLOCK):
         r = row + i
-        top = factor * largest(logits, i, n)
+        top = max(factor * largest(logits, i, n), LOWEST)  # all of these keys may be hidden
         if is_first:
             best[r], sums[r] = top, ZERO
         elif top > best[r]:
@@ -254,12 +255,12 @@ def turn(fours, block):
 
 @njit(nogil=True, error_model="numpy")
 def pair_values(v, pairs):
-    """Write values [n, D] BF16 as the matrix unit reads them.
+    """Write values [n, D] BF16 as the units read them.
 
     pairs: [D / 16, n / 32, 16, 16] int32: blocks of 16 channels and 32 tokens; in a block a number
         holds two tokens of a channel, and a row holds the same tokens of 16 channels.
     """
-    # The unit multiplies pairs of BF16 numbers, so neighbouring tokens lie side by side.
+    # The units multiply pairs of BF16 numbers, so neighbouring tokens lie side by side.
     width = v.shape[1]
     for n in range(0, v.shape[0], 2):
         first, second = v[n], v[min(n + 1, v.shape[0] - 1)]
