@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -137,6 +140,39 @@ def test_other_dtypes_are_left_to_torch() -> None:
     q, k, v = (x.float() for x in drawn(40, 40))
     one, other = (b.attend(q, k, v, [], Scratch()) for b in (Compiled(), Portable()))
     assert torch.equal(one, other)
+
+
+# What a processor must offer, and instructions that its loop then has.
+FEATURES = "+fma,+avx2,+avx512f,+avx512bw,+avx512vl,+avx512dq,+avx512bf16,+avx512vnni"
+PROCESSORS = {
+    "amx": ("sapphirerapids", f"{FEATURES},+amx-tile,+amx-int8,+amx-bf16", "tdpbssd tdpbf16ps"),
+    "avx512": ("znver4", FEATURES, "vpdpbusd vdpbf16ps"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("units", PROCESSORS)
+def test_the_loop_compiles_for_processors_that_are_not_here(units: str, tmp_path: Path) -> None:
+    name, features, instructions = PROCESSORS[units]
+    code = f"""
+import numba, torch
+from harness.cache.compiled import softmax
+softmax.units, softmax.missing = lambda: {units!r}, lambda: None
+from harness.cache.compiled.softmax import attend, loops
+kinds = []
+attend.in_threads = lambda loop, given, *_: kinds.extend(numba.typeof(each) for each in given)
+x = torch.zeros(1, 1, 1, 1)
+attend.attend_int8(x, x, x, None)
+loops.attend.compile((*kinds, numba.int64, numba.int64))
+(assembler,) = loops.attend.inspect_asm().values()
+print(*[name for name in {instructions.split()} if name in assembler])
+"""
+    variables = os.environ | {
+        "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "XDG_CACHE_HOME": str(tmp_path)
+    }  # fmt: skip
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == instructions.split(), done.stderr
 
 
 def test_every_share_is_done_once_and_in_several_threads() -> None:

@@ -119,41 +119,51 @@ def end():
     release()
 
 
-@njit(nogil=True, error_model="numpy")
-def multiply_codes(q, k, starts, products, step, num_keys, row):
-    """Multiply 32 queries by keys, a multiple of 32, into products INT32.
+@njit
+def _from_zero(starts):
+    """Start the products in tiles 0 to 3 with zero."""
+    clear(0), clear(1), clear(2), clear(3)
 
-    q, k, products: addresses. starts: of `multiply_pairs` alone. step: bytes of a row of products. row: bytes
-        of a query or a key, a multiple of 64.
+
+@njit
+def _from_starts(starts):
+    """Start the products in tiles 0 to 3 with the numbers of their keys; starts: an address."""
+    # With a step of 0 all rows of a tile are the same.
+    load(0, starts, 0), load(1, starts + 64, 0), load(2, starts, 0), load(3, starts + 64, 0)
+
+
+def _multiplier(start: Any, add: Any) -> Any:
+    """Return the function that multiplies queries by keys.
+
+    start: puts into tiles 0 to 3 what products start with. add: adds the product of two tiles to a
+    third.
     """
-    # 2 x 2 tiles of products: each tile of q and of k that is loaded serves two products.
-    for n in range(0, num_keys, 32):
-        clear(0), clear(1), clear(2), clear(3)
-        for d in range(0, row, 64):
-            load(4, q + d, row), load(5, q + 16 * row + d, row)
-            at = k + n * row + 16 * d
-            load(6, at, 64), load(7, at + 16 * row, 64)
-            add_int8(0, 4, 6), add_int8(1, 4, 7), add_int8(2, 5, 6), add_int8(3, 5, 7)
-        at = products + 4 * n
-        store(0, at, step), store(1, at + 64, step)
-        store(2, at + 16 * step, step), store(3, at + 16 * step + 64, step)
+
+    @njit(nogil=True, error_model="numpy")
+    def multiply(q, k, starts, products, step, num_keys, row):
+        """Multiply 32 queries by keys, a multiple of 32, into products of 32 bits.
+
+        q, k, starts, products: addresses. step: bytes of a row of products. row: bytes of a query
+            or a key, a multiple of 64.
+        """
+        # 2 x 2 tiles of products: each tile of q and of k that is loaded serves two products.
+        for n in range(0, num_keys, 32):
+            start(starts + 4 * n)
+            for d in range(0, row, 64):
+                load(4, q + d, row), load(5, q + 16 * row + d, row)
+                at = k + n * row + 16 * d
+                load(6, at, 64), load(7, at + 16 * row, 64)
+                add(0, 4, 6), add(1, 4, 7), add(2, 5, 6), add(3, 5, 7)
+            at = products + 4 * n
+            store(0, at, step), store(1, at + 64, step)
+            store(2, at + 16 * step, step), store(3, at + 16 * step + 64, step)
+
+    return multiply
 
 
-@njit(nogil=True, error_model="numpy")
-def multiply_pairs(q, k, starts, products, step, num_keys, row):
-    """Multiply 32 queries by keys, both BF16, into products fp32; see `multiply_codes`."""
-    for n in range(0, num_keys, 32):
-        # With a step of 0 all rows of a tile are the same.
-        at = starts + 4 * n
-        load(0, at, 0), load(1, at + 64, 0), load(2, at, 0), load(3, at + 64, 0)
-        for d in range(0, row, 64):
-            load(4, q + d, row), load(5, q + 16 * row + d, row)
-            at = k + n * row + 16 * d
-            load(6, at, 64), load(7, at + 16 * row, 64)
-            add_bf16(0, 4, 6), add_bf16(1, 4, 7), add_bf16(2, 5, 6), add_bf16(3, 5, 7)
-        at = products + 4 * n
-        store(0, at, step), store(1, at + 64, step)
-        store(2, at + 16 * step, step), store(3, at + 16 * step + 64, step)
+# Codes have no offset here, so nothing to start with.
+multiply_codes = _multiplier(_from_zero, add_int8)
+multiply_pairs = _multiplier(_from_starts, add_bf16)
 
 
 @njit(nogil=True, error_model="numpy")

@@ -101,30 +101,25 @@ def end():
     """End the products of this thread; nothing to do here."""
 
 
-@njit(nogil=True, error_model="numpy")
-def multiply_codes(q, k, starts, products, step, num_keys, row):
-    """Multiply 32 queries by keys, a multiple of 32, into products INT32.
+def _multiplier(dot: Any) -> Any:
+    """Return the function that multiplies queries by keys; dot: see `_dot_product`."""
 
-    q, k, starts, products: addresses. starts: what the products of a key are to start with.
-    step: bytes of a row of products. row: bytes of a query or a key, a multiple of 64.
-    """
-    for n in range(0, num_keys, 32):
-        for r in range(0, 32, ROWS):
-            out = products + r * step + 4 * n
-            _dot_codes(
-                q + r * row, row, k + n * row, 16 * row, row // 4, starts + 4 * n, 0, out, step
-            )
+    @njit(nogil=True, error_model="numpy")
+    def multiply(q, k, starts, products, step, num_keys, row):
+        """Multiply 32 queries by keys, a multiple of 32, into products of 32 bits.
+
+        q, k, starts, products: addresses. starts: what the products of a key start with.
+        step: bytes of a row of products. row: bytes of a query or a key, a multiple of 64.
+        """
+        for n in range(0, num_keys, 32):
+            for r in range(0, 32, ROWS):
+                own, out = q + r * row, products + r * step + 4 * n
+                dot(own, row, k + n * row, 16 * row, row // 4, starts + 4 * n, 0, out, step)
+
+    return multiply
 
 
-@njit(nogil=True, error_model="numpy")
-def multiply_pairs(q, k, starts, products, step, num_keys, row):
-    """Multiply 32 queries by keys, both BF16, into products fp32; see `multiply_codes`."""
-    for n in range(0, num_keys, 32):
-        for r in range(0, 32, ROWS):
-            out = products + r * step + 4 * n
-            _dot_pairs(
-                q + r * row, row, k + n * row, 16 * row, row // 4, starts + 4 * n, 0, out, step
-            )
+multiply_codes, multiply_pairs = _multiplier(_dot_codes), _multiplier(_dot_pairs)
 
 
 @njit(nogil=True, error_model="numpy")
