@@ -21,6 +21,7 @@ from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.prune import SoftPrune
 from tests.cache.test_attention import attended, filled
+from tests.support.attention import exactly, relative
 from tests.support.geometry import BF16, CPU, method_names, method_of, one_of_each_class, spec
 
 pytestmark = pytest.mark.skipif(softmax.missing() is not None, reason=str(softmax.missing()))
@@ -37,23 +38,11 @@ QUANTIZERS: dict[str, Quantizer] = {
 BOUND = 0.02  # of the norm of the output, with keys and queries drawn from a normal distribution
 
 
-def relative(found: Tensor, wanted: Tensor) -> float:
-    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
-
-
 def drawn(num_queries: int, num_keys: int, width: int = 64) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(num_queries + num_keys)
     shapes = (1, 2, num_queries, width), *[(1, 2, num_keys, width)] * 2
     q, k, v = (torch.randn(shape, generator=generator) for shape in shapes)
     return q, k, v
-
-
-def exactly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Attention and its log-sum-exp in fp64; bias [B, H, N]."""
-    logits = q.double() @ k.double().mT / math.sqrt(q.shape[-1])
-    if bias is not None:
-        logits = logits + bias[:, :, None].double()
-    return logits.softmax(-1) @ v.double(), logits.logsumexp(-1)
 
 
 def eight_bit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:

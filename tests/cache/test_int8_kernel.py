@@ -31,6 +31,7 @@ from methods.retention.keep import KeepAll
 from methods.retention.prune import SoftPrune
 from tests.cache.test_attention import attended, filled
 from tests.conftest import ROOT
+from tests.support.attention import exactly, relative
 from tests.support.geometry import BF16, method_of, spec
 from tests.support.kernels import DEVICE, tiered
 
@@ -50,24 +51,12 @@ QUANTIZERS: dict[str, Quantizer] = {
 }
 
 
-def relative(found: Tensor, wanted: Tensor) -> float:
-    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
-
-
 def drawn(num_queries: int, num_keys: int, width: int = 32, batch: int = 1) -> tuple[Tensor, ...]:
     """Keys have an offset that all of them share, as those of a model do."""
     generator = torch.Generator().manual_seed(num_queries + num_keys)
     shapes = (batch, 2, num_queries, width), *[(batch, 2, num_keys, width)] * 2, (2, 1, width)
     q, k, v, offset = (torch.randn(shape, generator=generator) for shape in shapes)
     return q.to(DEVICE), (k + offset).to(DEVICE), v.bfloat16().float().to(DEVICE)
-
-
-def exactly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Attention and its log-sum-exp in fp64; bias broadcasts to [B, H, N]."""
-    logits = q.double() @ k.double().mT / math.sqrt(q.shape[-1])
-    if bias is not None:
-        logits = logits + bias[:, :, None].double()
-    return logits.softmax(-1) @ v.double(), logits.logsumexp(-1)
 
 
 def rounded(x: Tensor, top: Tensor) -> Tensor:

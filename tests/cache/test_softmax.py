@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from harness.cache.compiled import softmax
 from methods.quantizers.rtn import RTN
 from methods.retention.prune import SoftPrune
 from tests.cache.test_attention import attended, filled
+from tests.support.attention import exactly, relative
 
 pytestmark = pytest.mark.skipif(softmax.missing() is not None, reason=str(softmax.missing()))
 needs_use = pytest.mark.skipif(
@@ -30,23 +30,11 @@ needs_use = pytest.mark.skipif(
 )
 
 
-def relative(found: Tensor, wanted: Tensor) -> float:
-    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
-
-
 def drawn(num_queries: int, num_keys: int, width: int = 64, heads: int = 2) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(num_queries + num_keys)
     shapes = (1, heads, num_queries, width), *[(1, heads, num_keys, width)] * 2
     q, k, v = (torch.randn(shape, generator=generator).bfloat16() for shape in shapes)
     return q, k, v
-
-
-def exactly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Attention and its log-sum-exp in fp64; bias [B, H, N]."""
-    logits = q.double() @ k.double().mT / math.sqrt(q.shape[-1])
-    if bias is not None:
-        logits = logits + bias[:, :, None].double()
-    return logits.softmax(-1) @ v.double(), logits.logsumexp(-1)
 
 
 def own(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +16,9 @@ from harness.cache.attention.portable import Portable
 from harness.cache.compiled import softmax
 from harness.cache.pages import Pages, encode_into, put, stage_by_torch
 from harness.system.errors import UserError
+
+# Takes q, k, v and a bias per token; returns attention and its log-sum-exp.
+AttentionLoop = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -51,16 +55,23 @@ class Compiled(Portable):
             load_attention()
         return self
 
+    def loop(self, dtype: torch.dtype) -> AttentionLoop | None:
+        """Return the compiled loop that attends in this dtype; None to leave it to torch."""
+        if dtype != torch.bfloat16 or not softmax.outruns_torch():
+            return None
+        from harness.cache.compiled.softmax.attend import attend_bf16  # needs numba
+
+        return attend_bf16
+
     def attend_once(
         self, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask: Tensor | None
     ) -> Tensor:
         """Return attention to all tokens [B, H, T, D]; mask [B or 1, h or 1, 1, N]."""
-        if q_BHTD.dtype != torch.bfloat16 or not softmax.outruns_torch():
+        loop = self.loop(q_BHTD.dtype)
+        if loop is None:
             return super().attend_once(q_BHTD, k_BHTD, v_BHTD, mask)
-        from harness.cache.compiled.softmax.attend import attend_bf16  # needs numba
-
         bias = None if mask is None else mask[:, :, 0]  # the same for all queries
-        return attend_bf16(q_BHTD, k_BHTD, v_BHTD, bias)[0]
+        return loop(q_BHTD, k_BHTD, v_BHTD, bias)[0]
 
     def attend_part(
         self,
@@ -71,12 +82,11 @@ class Compiled(Portable):
         bias_BHN: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return attention to a part of the tokens, and its log-sum-exp."""
-        if q_BHTD.dtype != torch.bfloat16 or not softmax.outruns_torch():
+        loop = self.loop(q_BHTD.dtype)
+        if loop is None:
             return super().attend_part(q_BHTD, k_BHTD, v_BHTD, log_count, bias_BHN)
-        from harness.cache.compiled.softmax.attend import attend_bf16  # needs numba
-
         # The same number on every logit changes the log-sum-exp but not the output.
-        out, lse = attend_bf16(q_BHTD, k_BHTD, v_BHTD, bias_BHN)
+        out, lse = loop(q_BHTD, k_BHTD, v_BHTD, bias_BHN)
         return out, lse + log_count
 
     def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:

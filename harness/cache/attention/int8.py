@@ -18,7 +18,7 @@ from harness.cache.attention.base import (
     into,
     out_of,
 )
-from harness.cache.attention.compiled import Compiled
+from harness.cache.attention.compiled import AttentionLoop, Compiled
 from harness.cache.attention.portable import mask_of
 from harness.cache.attention.staged import Staged
 from harness.cache.compiled import softmax
@@ -60,29 +60,11 @@ class Int8(Compiled):
         load()
         return self
 
-    def attend_once(
-        self, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """Return attention to all tokens [B, H, T, D]; mask [B or 1, h or 1, 1, N]."""
+    def loop(self, dtype: torch.dtype) -> AttentionLoop:
+        """Return the compiled loop that attends, whatever the dtype."""
         from harness.cache.compiled.softmax.attend import attend_int8  # needs numba
 
-        bias = None if mask is None else mask[:, :, 0]  # the same for all queries
-        return attend_int8(q_BHTD, k_BHTD, v_BHTD, bias)[0]
-
-    def attend_part(
-        self,
-        q_BHTD: Tensor,
-        k_BHTD: Tensor,
-        v_BHTD: Tensor,
-        log_count: float = 0.0,
-        bias_BHN: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return attention to a part of the tokens, and its log-sum-exp."""
-        from harness.cache.compiled.softmax.attend import attend_int8  # needs numba
-
-        # The same number on every logit changes the log-sum-exp but not the output.
-        out, lse = attend_int8(q_BHTD, k_BHTD, v_BHTD, bias_BHN)
-        return out, lse + log_count
+        return attend_int8
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Portable(Backend):
         head_bytes = 2 * seen * spec.head_dim * itemsize
         return head_bytes * heads_in(spec.kv_heads, head_bytes, self.scratch_mib)
 
-    # `int8` replaces the next two; how history is decoded stays the same.
+    # `compiled` and `int8` replace the next two; how history is decoded stays the same.
     def attend_once(
         self, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask: Tensor | None
     ) -> Tensor:
