@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -13,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 from harness.api import Exact
 from harness.benchmarks.cases import Chunk, segments
 from harness.cache.attention.base import Backend, Scratch, Segment
-from harness.cache.attention.dense import attend_plain
 from harness.cache.attention.reference import Reference
 from harness.cache.pages import Arena
 
@@ -34,7 +34,7 @@ def errors(backend: Backend, chunk: Chunk, history: Sequence[Segment]) -> tuple[
     exact = chunk.to(torch.float32)
     oracle = Reference().attend(exact.q, exact.k, exact.v, history, Scratch())
     own = backend.attend(chunk.q, chunk.k, chunk.v, history, Scratch())
-    dense = attend_plain(chunk.q, *decoded(chunk, history))
+    dense = F.scaled_dot_product_attention(chunk.q, *decoded(chunk, history))
     return relative(own, oracle), relative(dense, oracle)
 
 

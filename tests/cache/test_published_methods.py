@@ -14,6 +14,7 @@ import torch
 from hydra.utils import instantiate
 
 from harness.api import Method
+from harness.cache.attention.auto import Auto
 from harness.cache.integration import Packed
 from harness.cache.published import Published
 from harness.planning import study_peaks as plan
@@ -54,7 +55,7 @@ def video(name: str, num_frames: int = 12, **changes: Any) -> tuple[torch.Tensor
     shape, net = spec(**changes), network(torch.bfloat16)
     method.check(shape)
     integration.check(shape, method)
-    backend = integration.resolve(instantiate({"_target_": AUTO}), shape, method, CPU)
+    backend = integration.resolve(Auto(), shape, method, CPU)
     session = integration.session(shape, method, backend, num_frames, CPU)
     noise = SeededNoise(0, (num_frames, 4, 2 * GRID[0], 2 * GRID[1]))
     sampler = Sampler(net, Schedule(), shape.chunk_frames)
@@ -62,12 +63,11 @@ def video(name: str, num_frames: int = 12, **changes: Any) -> tuple[torch.Tensor
     return torch.cat(list(chunks), dim=1), session
 
 
-AUTO = "harness.cache.attention.Auto"
-
-
 @cache
 def exact_video(window: int | None) -> torch.Tensor:
-    return generate(BF16, net=network(torch.bfloat16), window=window)[0]
+    # By the backend that both take: another one may sum in another order.
+    backend = Auto().resolve(spec(), BF16, CPU)
+    return generate(BF16, net=network(torch.bfloat16), backend=backend, window=window)[0]
 
 
 def test_there_is_one_for_each_row_of_the_study() -> None:

@@ -9,10 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from harness.cache.compiled import softmax
+
 
 def attend_plain(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor:
-    """Return softmax attention [B, H, T, D] in the dtype of q."""
+    """Return softmax attention [B, H, T, D] in the dtype of q.
+
+    On a CPU this is what `Compiled` computes, bit for bit, so that videos of both can be compared.
+    """
     if not q_BHTD.is_cuda:
+        if q_BHTD.dtype == torch.bfloat16 and softmax.outruns_torch():
+            from harness.cache.compiled.softmax.attend import attend_bf16  # needs numba
+
+            return attend_bf16(q_BHTD, k_BHTD, v_BHTD, None)[0]
         return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD)
     with sdpa_kernel(_order(q_BHTD.device), set_priority=True):
         return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD)

@@ -13,6 +13,7 @@ from harness.api import CacheSpec, FramePolicy, Method
 from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Backend, Scratch, Segment
 from harness.cache.attention.dense import attend_plain
+from harness.cache.compiled import softmax
 from harness.cache.integration import Integration
 from harness.cache.positions import Positions, Rope
 from harness.cache.published.layer import Layer
@@ -26,6 +27,14 @@ class Dense(Backend):
     """Dense attention over tensors that the session has decoded; takes no packed history."""
 
     name: ClassVar[str] = "published dense"
+
+    def resolve(self, spec: CacheSpec, method: Method, device: torch.device) -> Backend:
+        """Return this backend, and load what it attends with on this device."""
+        if device.type == "cpu" and softmax.outruns_torch():
+            from harness.cache.compiled.softmax.attend import load  # needs numba
+
+            load()
+        return self
 
     def attend(
         self,
@@ -78,7 +87,7 @@ class Published(Program, Integration):
                 f"integration=published cannot use attention={attention.name}, it attends "
                 "densely: leave attention=auto or choose integration=packed"
             )
-        return Dense()
+        return Dense().resolve(spec, method, device)
 
     def session(
         self,
