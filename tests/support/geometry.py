@@ -14,8 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from harness.api import Exact, Method
+from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Backend
-from harness.cache.attention.portable import Portable
 from harness.cache.layer import Context
 from harness.cache.session import Session
 from harness.checks import walk
@@ -50,7 +50,7 @@ def generate(
     shape = spec(**changes)
     method.check(shape)
     sampler = Sampler(net, Schedule(), shape.chunk_frames)
-    backend = (backend or Portable()).resolve(shape, method, CPU)
+    backend = (backend or Auto()).resolve(shape, method, CPU)
     session = Session(shape, method, backend, num_frames, CPU)
     noise = SeededNoise(seed, (num_frames, 4, 2 * GRID[0], 2 * GRID[1]))
     chunks = sampler.sample(session, text(net, seed), noise, num_frames, NullObserver())
