@@ -109,8 +109,8 @@ def with_part(
         if no file does.
     settings: of the control, as changes to that file. more: those that the file holds.
     """
-    # The method equals BF16 except for this part: a method that ships and a few changes make a
-    # shorter command.
+    # The method differs from BF16 in this part only, so a shipped method with a few overrides gives
+    # a shorter command.
     if file and section.reference in alike(section, name, part, "tiers", "keys"):
         changes = [f"method.{part}.{key}={value}" for key, value in settings.items()]
         words = [f"method={file}", *changes]

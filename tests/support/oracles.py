@@ -13,8 +13,8 @@ from harness.models.checkpoints.names import diffusers_name
 from harness.models.magi import Magi, MagiDims
 from harness.models.wan import Wan, WanDims
 
-# The CPU that made MAGI-1's recordings rounded these three of the 128 frequencies up by one
-# unit in the last place, and the others correctly. `torch.exp` errs at other indices on other CPUs.
+# On the CPU that made MAGI-1's recordings, `torch.exp` returned these three of the 128 frequencies
+# one unit in the last place too high. On other CPUs other frequencies differ.
 _ROUNDED_UP = [13, 44, 119]
 
 

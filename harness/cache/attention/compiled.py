@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,11 +13,9 @@ from harness.cache import compiled
 from harness.cache.attention.base import Backend
 from harness.cache.attention.portable import Portable
 from harness.cache.compiled import softmax
+from harness.cache.compiled.softmax import AttentionLoop
 from harness.cache.pages import Pages, encode_into, put, stage_by_torch
 from harness.system.errors import UserError
-
-# Takes q, k, v and a bias per token; returns attention and its log-sum-exp.
-AttentionLoop = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -49,19 +46,12 @@ class Compiled(Portable):
         # Here, so that no measured video waits for a compiler. Also for exact history, which needs
         # no loops: numba's memory must be in the peak of every method, or in none.
         load()
-        if softmax.outruns_torch():
-            from harness.cache.compiled.softmax.attend import load as load_attention
-
-            load_attention()
+        softmax.prepare()
         return self
 
     def loop(self, dtype: torch.dtype) -> AttentionLoop | None:
         """Return the compiled loop that attends in this dtype; None to leave it to torch."""
-        if dtype != torch.bfloat16 or not softmax.outruns_torch():
-            return None
-        from harness.cache.compiled.softmax.attend import attend_bf16  # needs numba
-
-        return attend_bf16
+        return softmax.loop_for(dtype)
 
     def attend_once(
         self, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask: Tensor | None

@@ -18,10 +18,9 @@ def attend_plain(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor:
     On a CPU this is what `Compiled` computes, bit for bit, so that videos of both can be compared.
     """
     if not q_BHTD.is_cuda:
-        if q_BHTD.dtype == torch.bfloat16 and softmax.outruns_torch():
-            from harness.cache.compiled.softmax.attend import attend_bf16  # needs numba
-
-            return attend_bf16(q_BHTD, k_BHTD, v_BHTD, None)[0]
+        loop = softmax.loop_for(q_BHTD.dtype)
+        if loop is not None:
+            return loop(q_BHTD, k_BHTD, v_BHTD, None)[0]
         return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD)
     with sdpa_kernel(_order(q_BHTD.device), set_priority=True):
         return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD)

@@ -18,10 +18,11 @@ from harness.cache.attention.base import (
     into,
     out_of,
 )
-from harness.cache.attention.compiled import AttentionLoop, Compiled
+from harness.cache.attention.compiled import Compiled
 from harness.cache.attention.portable import mask_of
 from harness.cache.attention.staged import Staged
 from harness.cache.compiled import softmax
+from harness.cache.compiled.softmax import AttentionLoop
 from harness.system.errors import UserError
 
 

@@ -19,7 +19,8 @@ from harness.cache.compiled.once import load_once
 from harness.cache.compiled.threads import in_threads
 from harness.cache.compiled.vectors import LANES, LINE
 
-# Values of a thread at least. To call on another thread takes 50 us, in which one decodes 2**18.
+# Minimum number of values per thread. Starting work on another thread takes 50 us, and in that time
+# one thread decodes about as many values.
 SHARE = 2**18
 # Values that torch copies in one thread. More of them it shares among its threads, and is faster
 # than our copy.

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-Share = Callable[[int], None]  # does the part of the work that has this number
+Share = Callable[[int], None]  # does one part of the work, given its number
 
 
 def in_threads(
@@ -37,7 +37,7 @@ def in_threads(
 
 
 def in_new_threads(do: Share, number: int) -> None:
-    """Call `do(i)` for i below `number`, each in a thread of its own."""
+    """Call `do(0)` to `do(number - 1)`, each in its own thread."""
     # Not in numba's pool: some of its kinds do not survive a fork. The loops hold no lock of
     # Python's.
     others = [threading.Thread(target=do, args=(i,)) for i in range(1, number)]

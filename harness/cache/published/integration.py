@@ -30,10 +30,8 @@ class Dense(Backend):
 
     def resolve(self, spec: CacheSpec, method: Method, device: torch.device) -> Backend:
         """Return this backend, and load what it attends with on this device."""
-        if device.type == "cpu" and softmax.outruns_torch():
-            from harness.cache.compiled.softmax.attend import load  # needs numba
-
-            load()
+        if device.type == "cpu":
+            softmax.prepare()
         return self
 
     def attend(

@@ -69,7 +69,7 @@ def rekey(config: dict[str, Any]) -> int:
     network = shipped("small", model) if folder is None else averaged(folder, model)
     device = machine.choose_device(config["run"]["device"])
     renewed = deepcopy(network)
-    # Measure on a whole video, such as the last stage trains on.
+    # Measure on whole videos, as the last training stage uses them.
     stage = config["train"]["stages"][-1]
     renew_offsets(renewed, model.spec, _windows(config, build("train.stages", stage))[0])
     return _train(config, Imitation(model.spec, schedule, network.to(device)), renewed)

@@ -1,4 +1,4 @@
-"""Attention on a CPU in one compiled loop around the processor's units for matrix products.
+"""Attention on a CPU in one compiled loop, by the processor's instructions for matrix products.
 
 `harness.cache.compiled.softmax.attend` needs numba, so import it where it is called. This file does
 not.
@@ -6,14 +6,18 @@ not.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from harness.cache import compiled
 
 Units = Literal["amx", "avx512"]
+# Takes q, k, v and a bias per token; returns attention and its log-sum-exp.
+AttentionLoop = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 @cache  # asked in every call of attention
@@ -30,7 +34,7 @@ def units() -> Units | None:
 
 @cache
 def missing() -> str | None:
-    """Return why attention cannot run in one loop on this processor, in one phrase, or None."""
+    """Return why the compiled attention cannot run on this CPU, as one phrase; None if it can."""
     if units() is None:
         return (
             "this processor has no units for products of 8-bit matrices (AMX, or AVX-512 with VNNI "
@@ -44,3 +48,20 @@ def outruns_torch() -> bool:
     # torch 2.14 reaches a third of what AVX-512 can do; docs/attention.md has the figures. With AMX
     # it is fast.
     return units() == "avx512" and missing() is None
+
+
+def loop_for(dtype: torch.dtype) -> AttentionLoop | None:
+    """Return the compiled loop that attends in a dtype; None where torch is faster or alone can."""
+    if dtype != torch.bfloat16 or not outruns_torch():
+        return None
+    from harness.cache.compiled.softmax.attend import attend_bf16  # needs numba
+
+    return attend_bf16
+
+
+def prepare() -> None:
+    """Load what `loop_for` returns, so that no measured video waits for a compiler."""
+    if outruns_torch():
+        from harness.cache.compiled.softmax.attend import load  # needs numba
+
+        load()

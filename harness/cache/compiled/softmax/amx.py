@@ -161,7 +161,7 @@ def _multiplier(start: Any, add: Any) -> Any:
     return multiply
 
 
-# Codes have no offset here, so nothing to start with.
+# AMX multiplies signed codes, so their sums need no correction and start with zero.
 multiply_codes = _multiplier(_from_zero, add_int8)
 multiply_pairs = _multiplier(_from_starts, add_bf16)
 

@@ -20,8 +20,8 @@ from numba.extending import intrinsic
 from harness.cache.compiled.once import njit
 from harness.cache.compiled.vectors import instruction
 
-# VPDPBUSD multiplies unsigned by signed numbers: codes of queries have this added. What it adds to
-# a product with the codes of a key is taken off where the sum starts.
+# VPDPBUSD multiplies unsigned by signed numbers, so this is added to the codes of queries. Each sum
+# of products starts with minus what the addition contributes to it.
 OFFSET = 128
 CONFIG = np.zeros(0, np.uint8)  # these units need no configuration
 ROWS, VECTORS = 8, 2  # rows and vectors of 16 columns of the sums in registers

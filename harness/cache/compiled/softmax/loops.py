@@ -96,8 +96,8 @@ def encode(row, code):
     return top / LEVELS
 
 
-# The next functions take whole arrays and places in them: numba counts references to every slice,
-# which takes longer than a row of few keys.
+# The next functions take whole arrays and indices into them. Slices would be slower for short rows,
+# because numba counts the references to each slice.
 @njit(nogil=True, error_model="numpy")
 def scale_products(  # noqa: PLR0913
     products, q_steps, query, k_steps, bias, key, factor, logits, n
@@ -181,8 +181,10 @@ def encode_queries(wide, brief, head, rows, codes, steps):
         hold(wide, brief, head, t, row)
         code = codes[t]
         steps[t] = encode(row, code)
-        for j in range(np.uint64(unit.OFFSET and code.size)):
-            code[j] = np.int8(code[j] ^ np.int8(-unit.OFFSET))  # what this flips is the highest bit
+        if unit.OFFSET:
+            for j in range(np.uint64(code.size)):
+                # Flipping the highest bit adds 128.
+                code[j] = np.int8(code[j] ^ np.int8(-unit.OFFSET))
 
 
 @njit(nogil=True, error_model="numpy")
@@ -229,7 +231,7 @@ def encode_keys(wide, brief, head, mean, codes, steps, starts):
 
 @njit(nogil=True, error_model="numpy")
 def pack_keys(keys, codes):
-    """Write keys [N, D] BF16 as `encode_keys` writes codes; return whether all are finite."""
+    """Write keys [N, D] BF16 in the layout of `encode_keys`; return whether all are finite."""
     few = np.zeros((16, 32 * codes.shape[1]), np.int16)  # 16 keys
     fours = few.view(np.int32)
     top = np.int16(0)
@@ -246,7 +248,7 @@ def pack_keys(keys, codes):
 
 @njit(nogil=True, error_model="numpy")
 def turn(fours, block):
-    """Write 16 keys [16, n] int32 as blocks [n / 16, 16, 16] with the keys side by side."""
+    """Transpose 16 keys [16, n] int32 into blocks [n / 16, 16, 16] with one key per column."""
     for d in range(block.shape[0]):
         for i in range(np.uint64(16)):
             for r in range(np.uint64(16)):
@@ -299,7 +301,7 @@ def attend(  # noqa: PLR0913
     q_halves = room.view(np.int16).reshape(padded[0], wide // 2)
     q_steps, k_steps = np.zeros(padded[0], np.float32), np.zeros(padded[1], np.float32)
     k = zeros(padded[1] * wide).view(np.int32).reshape(-1, wide // 64, 16, 16)
-    mean = np.zeros(width, np.float32)
+    mean = np.empty(width, np.float32)
     starts = np.zeros(padded[1], np.int32)  # of products; fp32 if these are
     v = zeros(2 * padded[1] * outer).view(np.int32).reshape(outer // 16, -1, 16, 16)
     # What pads keys has no weight: its bias is -inf, its codes and values are zero.
@@ -324,9 +326,11 @@ def attend(  # noqa: PLR0913
             # Every logit of a query shifts by q . mean, so the softmax does not change. Keys
             # without what they share are small, and so are the steps of their codes.
             encode_keys(*keys, head, mean, k, k_steps, starts)
+            not_finite = ZERO
         else:
             copy_queries(queries[1], head, (start, stop), q_halves)
-            mean[:] = ZERO if pack_keys(keys[1][head], k) else np.nan
+            # Added to the output: zero or NaN.
+            not_finite = ZERO if pack_keys(keys[1][head], k) else np.float32(np.nan)
             # Products that start with the bias have only to be multiplied.
             starts.view(np.float32)[:] = bias / factor
         pair_values(values[head], v)
@@ -360,14 +364,13 @@ def attend(  # noqa: PLR0913
                     )
             for r in range(min(num_rows, stop - top_row)):
                 t = top_row + r
-                shift = mean[0]
+                shift = not_finite
                 if coded:
-                    shift = ZERO
                     hold(queries[0], queries[1], head, t, row)
                     for j in range(np.uint64(width)):
                         shift += row[j] * mean[j]
                     shift *= factor
                 lse[head, t] = LN2 * (shift + best[r] + np.log2(sums[r]))
-                # Codes hide what is not finite; the shift is then not finite, and shows it.
+                # INT8 codes lose NaN and infinity. The shift keeps them and passes them on.
                 give(total, r, ONE / sums[r] + ZERO * shift, outs[0], outs[1], head, t)
     unit.end()
