@@ -19,6 +19,7 @@ from harness.api.retention import (
     Split,
     TokenPolicy,
     Tokens,
+    rows_at,
 )
 from harness.api.reuse import Feature, PassInputs, Reuse
 from harness.api.spec import Budget, CacheSpec, Stores, VideoSize
@@ -51,4 +52,5 @@ __all__ = [
     "TokenPolicy",
     "Tokens",
     "VideoSize",
+    "rows_at",
 ]

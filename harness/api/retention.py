@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Self
 
+import torch
 from torch import Tensor
 
 from harness.api.spec import CacheSpec, VideoSize
@@ -144,7 +145,7 @@ class Tokens:
     key, value: [B, H, N, D] as the method stores them (keys roped or not); new tokens are exact.
     rotated: keys [B, H, N, D] at their positions, as attention reads them.
     query: rotated queries of the new chunk, or of the next pass [B, query heads, T, D]. If there
-        are more query heads than H, neighbours share a head of keys (`queries_of`).
+        are more query heads than H, neighbours share a head of keys (`queries`).
     frame: frame of each token [B, H, N] int64.
     place: position of each token in its frame [B, H, N] int64.
     count: number of original tokens that each token stands for [B, H, N] fp32; 0 marks tokens that
@@ -173,15 +174,30 @@ class Tokens:
         # The tokens of the newest frame come last in every head.
         return int(self.frame[..., -1].max()) + 1
 
-    def queries_of(self, batch: int, head: int) -> Tensor:
-        """Return the queries of the R query heads that share one head of keys [R, T, D].
+    @property
+    def queries(self) -> Tensor:
+        """The queries by head of keys [B, H, R, T, D]: R query heads share each head of keys.
 
         R is 1 in most models. Score a token by the maximum over R: it stays if one query head
         needs it.
         """
         # The query heads of a group are neighbours, see `CacheSpec.num_kv_heads`.
-        queries: Tensor = self.query.unflatten(1, (self.key.shape[1], -1))[batch, head]
+        queries: Tensor = self.query.unflatten(1, (self.key.shape[1], -1))
         return queries
+
+
+def rows_at(x: Tensor, index_BHK: Tensor) -> Tensor:
+    """Return some rows of every head: x [B, H, N, ...], index [B, H, K] -> [B, H, K, ...]."""
+    batch, num_heads, num_rows = x.shape[:3]
+    if not x.is_contiguous():
+        # Rows of a larger buffer: do not copy all of them to choose some.
+        index = index_BHK.reshape(*index_BHK.shape, *[1] * (x.dim() - 3))
+        return x.gather(2, index.expand(*index_BHK.shape, *x.shape[3:]))
+    # `index_select` copies a row at once and `gather` number by number, which takes a CPU 20 times
+    # as long.
+    first = torch.arange(batch * num_heads, device=x.device).view(batch, num_heads, 1) * num_rows
+    rows = x.flatten(0, 2).index_select(0, (index_BHK + first).flatten())
+    return rows.view(*index_BHK.shape, *x.shape[3:])
 
 
 @dataclass(frozen=True, eq=False)

@@ -248,6 +248,10 @@ class Exact(Quantizer):
         """Copy the values into `out`."""
         out_BHFTD.copy_(packed.parts["exact"])
 
+    def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
+        """Return the stored tensor itself if it has this dtype, else a copy."""
+        return packed.parts["exact"].to(dtype)
+
     def kernel_layout(self) -> KernelLayout:
         """Return a layout without planes: the part `exact` holds the values."""
         # So kernels also serve methods that store only keys, or only values, as codes.

@@ -6,12 +6,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from harness.api import (
     DROP,
     POOL,
     CacheSpec,
+    Exact,
     Method,
     Packed,
     Placement,
@@ -128,6 +130,18 @@ class Context:
         # By the quantizer itself: backends write into arenas of frames only.
         self.traffic.encoded(quantizer, x_BHFTD.shape)
         return quantizer.encode(x_BHFTD)
+
+    def decode(self, quantizer: Quantizer, packed: Packed, dtype: torch.dtype) -> Tensor:
+        """Return all stored tokens [B, H, F, T, D], as `Quantizer.decode` does, by the backend."""
+        if isinstance(quantizer, Exact):
+            return quantizer.decode(packed, dtype)
+        batch, num_heads, num_frames, num_tokens, width = packed.shape
+        shape = batch, num_heads, num_frames * num_tokens, width
+        x = torch.empty(shape, dtype=torch.float32, device=packed.device)
+        pages = Pages(packed, packed, tuple(range(num_frames)))
+        every = slice(0, num_heads), slice(0, num_frames)
+        self.backend.stage(quantizer, packed, pages, *every, x)
+        return quantizer.turned_back(x.unflatten(2, (num_frames, -1))).to(dtype)
 
     def roped_keys(self, chunk: Chunk, plan: Plan) -> Tensor:
         """Return the chunk's keys at their absolute positions [B, H, F * T, D], to store roped."""

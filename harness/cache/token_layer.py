@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from harness.api import Packed, TokenPolicy, Tokens
+from harness.api import Packed, TokenPolicy, Tokens, rows_at
 from harness.cache.attention.base import Segment
 from harness.cache.layer import HIDDEN, Chunk, Context, Plan
 from harness.cache.pages import Pages
@@ -262,8 +262,8 @@ class TokenLayer:
             old_frame, old_place = frame[:, :, :num_old], place[:, :, :num_old]
             old_times = self.policy.times(old_frame, start)
             method, dtype = context.method, query_BHTD.dtype
-            key = method.key.decode(self.held.key, dtype)[:, :, 0]
-            value = method.value.decode(self.held.value, dtype)[:, :, 0]
+            key = context.decode(method.key, self.held.key, dtype)[:, :, 0]
+            value = context.decode(method.value, self.held.value, dtype)[:, :, 0]
             turns = self._turns(old_times, old_frame, old_place, shift)
             rotated = key if turns is None else turns.rotate(key[:, :, None])[:, :, 0]
             parts.append((key, value, rotated))
@@ -328,9 +328,7 @@ def select_tokens(packed: Packed, index_BHK: Tensor) -> Packed:
     """
     parts = {}
     for name, part in packed.parts.items():
-        # `gather` needs an index of the shape of its result: [B, H, 1, K, ...].
-        index = index_BHK[:, :, None].reshape(*index_BHK.shape[:2], 1, -1, *[1] * (part.dim() - 4))
-        parts[name] = part.gather(3, index.expand(*index.shape[:4], *part.shape[4:]))
+        parts[name] = rows_at(part[:, :, 0], index_BHK)[:, :, None]
     return replace(packed, parts=parts, page=(index_BHK.shape[2], packed.page[1]))
 
 

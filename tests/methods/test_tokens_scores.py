@@ -52,7 +52,7 @@ def test_mass_is_that_of_dense_attention(seed: int, queries: str | int, dead: in
 def test_mass_in_blocks_is_the_mass(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = draw(7)
     whole = SnapKV(queries="chunk").mass(tokens)
-    monkeypatch.setattr("methods.retention.tokens.attention.MAX_LOGITS", 5 * tokens.frame.shape[2])
+    monkeypatch.setattr("methods.retention.tokens.attention.MAX_NUMBERS", 5 * tokens.frame.shape[2])
     torch.testing.assert_close(SnapKV(queries="chunk").mass(tokens), whole)
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from harness.api import rows_at
 from methods.retention.tokens.deepforcing import DeepForcing, Participation
 from methods.retention.tokens.memrope import MemRoPE
-from methods.retention.tokens.order import picked
 from methods.retention.tokens.tempcache import TempCache
 from tests.support.tokens import (
     SIZE,
@@ -105,7 +105,7 @@ def test_merging_identical_keys_leaves_attention_as_it_was(
     """Every place has one key in all frames, values differ: any merge is exact."""
     tokens = draw(11, gone, seed)
     key = torch.randn(2, 2, SIZE, WIDTH, generator=torch.Generator().manual_seed(seed)).double()
-    key, value = picked(key, tokens.place), tokens.value.double()
+    key, value = rows_at(key, tokens.place), tokens.value.double()
     count = tokens.count
     if counted:
         count = torch.randint(1, 5, count.shape, generator=torch.Generator().manual_seed(seed))
@@ -174,7 +174,7 @@ def test_merge_drops_what_is_out_of_reach_and_no_order_matters(
     index = names(moved, other.index).sort(2)
     assert torch.equal(index.values, names(tokens, revision.index))
     for part in ("key", "value"):
-        there = picked(getattr(other, part), index.indices)
+        there = rows_at(getattr(other, part), index.indices)
         assert torch.equal(there, getattr(revision, part))
 
 
@@ -236,7 +236,7 @@ def test_memories_do_not_depend_on_the_order_of_tokens() -> None:
     moved, _ = shuffled(seen, 7)
     here, there = applied(seen, policy.revise(seen)), applied(moved, policy.revise(moved))
     index = (there.frame * SIZE + there.place).sort(2).indices
-    assert torch.equal(here.key, picked(there.key, index))
+    assert torch.equal(here.key, rows_at(there.key, index))
     assert torch.equal(here.note, there.note.gather(2, index))
 
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Revision, Tokens, VideoSize
+from harness.api import CacheSpec, Revision, Tokens, VideoSize, rows_at
 from methods.retention.tokens.budgeted import Budgeted
-from methods.retention.tokens.order import picked, reordered
+from methods.retention.tokens.order import reordered
 
 GRID, CHUNK, WIDTH = (2, 3), 3, 8
 SIZE = GRID[0] * GRID[1]  # tokens of a frame
@@ -89,7 +89,7 @@ def joined(old: Tokens, new: Tokens) -> Tokens:
 def applied(tokens: Tokens, revision: Revision) -> Tokens:
     """Return the tokens that a store holds after a revision."""
     rows = {
-        name: picked(getattr(tokens, name), revision.index) for name in ("key", "value", "rotated")
+        name: rows_at(getattr(tokens, name), revision.index) for name in ("key", "value", "rotated")
     }
     flat = {
         name: getattr(tokens, name).gather(2, revision.index)

@@ -113,8 +113,6 @@ class Side:
         """Return the tokens of a tier [B, H, N, D], decoded to `dtype`."""
         quantizer, page = self.quantizers[name], self.pages[name]
         self.traffic.decoded(quantizer, page.packed.shape)
-        if isinstance(quantizer, Exact):
-            return page.packed.parts["exact"][:, :, 0].to(dtype)
         return quantizer.decode(narrowed(page), dtype)[:, :, 0]
 
 

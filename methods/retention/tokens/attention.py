@@ -12,7 +12,9 @@ from torch import Tensor
 from harness.api import CacheSpec, Tokens
 from methods.retention.tokens.scorer import Scorer
 
-MAX_LOGITS = 2**23  # per block of queries, 32 MiB; all heads at once would take gigabytes
+# FP32 numbers of a tensor that is computed at a time: 32 MiB. The logits of all heads of a long
+# history would take gigabytes.
+MAX_NUMBERS = 2**23
 
 Queries = Literal["frame", "chunk"] | int
 
@@ -56,21 +58,28 @@ class Observing(Scorer):
         A token of count n has the logit bias log(n), as in the model's attention; a token of count
         0 gets 0. If several query heads share a key head, the largest counts (`shares`).
         """
-        newest = self.num_queries(tokens.spec)
         bias = tokens.count.log()  # -inf for tokens out of the window, which then get 0
-        # Head by head: the logits of all heads would take gigabytes (see MAX_LOGITS).
+        queries = tokens.queries[:, :, :, -self.num_queries(tokens.spec) :]
+        batch, _, shared, num_queries, width = queries.shape
+        num_tokens = tokens.frame.shape[2]
+        by_logits = self.shares == "logits"
         mass = torch.empty_like(tokens.count)
-        for b, h in heads(tokens):
-            query_RTD = tokens.queries_of(b, h)[:, -newest:]
+        for heads in head_groups(tokens, max(width, shared * num_queries)):
             # Over all tokens, those of the new chunk included: the queries attend to it too, and in
             # the commit pass its keys are as clean as those of history.
-            key_ND, bias_N = tokens.rotated[b, h], bias[b, h]
-            if self.shares == "logits":
-                mass[b, h] = _mass(query_RTD, key_ND, bias_N)
-            else:
-                by_query_head = [_mass(query[None], key_ND, bias_N) for query in query_RTD]
-                mass[b, h] = torch.stack(by_query_head).amax(0)
-        return mass
+            key = tokens.rotated[:, heads].float().flatten(0, 1).mT
+            bias_P1N = bias[:, heads].flatten(0, 1)[:, None]
+            # The queries are scaled, not the logits, of which there are more.
+            query = (queries[:, heads].float() * width**-0.5).flatten(0, 1)
+            total = torch.zeros(len(key), 1 if by_logits else shared, num_tokens, device=key.device)
+            for part in query.split(max(1, MAX_NUMBERS // (len(key) * shared * num_tokens)), 2):
+                logits = torch.baddbmm(bias_P1N, part.flatten(1, 2), key)
+                logits = logits.unflatten(1, (shared, -1))  # [P, R, T, N]
+                if by_logits and shared > 1:
+                    logits = logits.amax(1, keepdim=True)
+                total += logits.softmax(-1).sum(2)
+            mass[:, heads] = total.amax(1).unflatten(0, (batch, -1))
+        return mass / num_queries
 
     def num_queries(self, spec: CacheSpec) -> int:
         """Return how many of the newest queries count."""
@@ -111,21 +120,14 @@ class Importance(Observing):
         )
 
 
-def heads(tokens: Tokens) -> list[tuple[int, int]]:
+def head_groups(tokens: Tokens, width: int) -> list[slice]:
+    """Return slices of heads, as many at a time as `width` numbers for each token allow."""
+    batch, num_heads, num_tokens = tokens.frame.shape
+    size = max(1, MAX_NUMBERS // (batch * num_tokens * width))
+    return [slice(first, first + size) for first in range(0, num_heads, size)]
+
+
+def each_head(tokens: Tokens) -> list[tuple[int, int]]:
     """Return the (batch, head) indices of all heads."""
     batch, num_heads = tokens.frame.shape[:2]
     return [(b, h) for b in range(batch) for h in range(num_heads)]
-
-
-def _mass(query_RTD: Tensor, key_ND: Tensor, bias_N: Tensor) -> Tensor:
-    """Return the mean over queries of softmax(max over R of q k / sqrt(D) + bias) [N] fp32."""
-    # The queries are scaled, not the logits, of which there are more.
-    key = key_ND.float().T
-    query = query_RTD.float() * query_RTD.shape[2] ** -0.5
-    mass = torch.zeros_like(bias_N)
-    num_heads, num_queries = query.shape[:2]
-    for part in query.split(max(1, MAX_LOGITS // (num_heads * len(bias_N))), dim=1):
-        logits = torch.addmm(bias_N, part.flatten(0, 1), key).unflatten(0, (num_heads, -1))
-        mass += logits.amax(0).softmax(-1).sum(0)
-    mass /= num_queries
-    return mass

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.api import Revision, Tokens
-from methods.retention.tokens.attention import heads
+from methods.retention.tokens.attention import head_groups
 from methods.retention.tokens.budgeted import Budgeted
 from methods.retention.tokens.scored import Scored
 from methods.retention.tokens.scorer import Scorer
@@ -29,11 +29,11 @@ class Participation(Scorer):
         If several query heads share a key head, the highest sum counts.
         """
         score = torch.empty_like(tokens.count)
-        for b, h in heads(tokens):
-            key = tokens.rotated[b, h].float()
-            # The score is linear in the queries, so sum them first: one product per head.
-            by_query_head = [key @ query.float().sum(0) for query in tokens.queries_of(b, h)]
-            score[b, h] = torch.stack(by_query_head).amax(0)
+        # The score is linear in the queries, so sum them first: one product per head.
+        query_BHRD = tokens.queries.float().sum(3)
+        for heads in head_groups(tokens, tokens.spec.head_dim):
+            key = tokens.rotated[:, heads].float()
+            score[:, heads] = (key @ query_BHRD[:, heads].mT).amax(-1)
         return score
 
 

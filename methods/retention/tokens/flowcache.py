@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.api import Tokens
 from methods.retention.bounds import require_choice, require_shares
-from methods.retention.tokens.attention import Importance, heads
+from methods.retention.tokens.attention import Importance, head_groups
 from methods.retention.tokens.likeness import mean_cosine, unit
 from methods.retention.tokens.weightings import Weighting
 
@@ -60,11 +60,12 @@ class FlowCache(Importance):
         """Return scores [B, H, N] fp32."""
         live = tokens.count > 0
         redundancy = torch.empty_like(tokens.count)
-        for b, h in heads(tokens):
+        for heads in head_groups(tokens, tokens.spec.head_dim):
             # Of keys at their positions, as attention reads them.
-            likeness = mean_cosine(unit(tokens.rotated[b, h].float()), live[b, h])
+            alive = live[:, heads]
+            likeness = mean_cosine(unit(tokens.rotated[:, heads].float()), alive)
             # A softmax over the live tokens of a head, so that R is a share as I is.
-            redundancy[b, h] = likeness.masked_fill(~live[b, h], -torch.inf).softmax(0)
+            redundancy[:, heads] = likeness.masked_fill(~alive, -torch.inf).softmax(-1)
         importance = self._comparable(self.importance(tokens), live)
         redundancy = self._comparable(redundancy, live)
         score = self.weight * importance - (1 - self.weight) * redundancy

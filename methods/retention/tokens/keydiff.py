@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.api import Tokens
-from methods.retention.tokens.attention import heads
+from methods.retention.tokens.attention import head_groups
 from methods.retention.tokens.likeness import unit
 from methods.retention.tokens.scorer import Scorer
 
@@ -24,9 +24,9 @@ class KeyDiff(Scorer):
     def score(self, tokens: Tokens) -> Tensor:
         """Return scores [B, H, N] fp32, -1 to 1."""
         score = torch.empty_like(tokens.count)
-        for b, h in heads(tokens):
-            keys = unit(tokens.rotated[b, h].float())
+        for heads in head_groups(tokens, tokens.spec.head_dim):
+            keys = unit(tokens.rotated[:, heads].float())
             # The sum of the live keys has the direction of their mean.
-            live = (tokens.count[b, h] > 0).float()
-            score[b, h] = -(keys @ unit((live @ keys)[None])[0])
+            live = (tokens.count[:, heads, None] > 0).float()
+            score[:, heads] = -(keys @ unit(live @ keys).mT)[..., 0]
         return score

@@ -8,14 +8,16 @@ from torch import Tensor
 BLOCK = 2048  # rows and columns of cosines computed at a time: 16 MiB in fp32
 
 
-def unit(key_ND: Tensor) -> Tensor:
-    """Return keys scaled to length 1 [N, D] in the dtype of the input; a zero key stays zero."""
-    lengths: Tensor = key_ND.norm(dim=1, keepdim=True)
-    return key_ND / (lengths + 1e-8)
+def unit(key: Tensor) -> Tensor:
+    """Return keys [..., D] scaled to length 1, in the same dtype; a zero key stays zero."""
+    lengths: Tensor = torch.linalg.vector_norm(key, dim=-1, keepdim=True)
+    return key / (lengths + 1e-8)
 
 
-def mean_cosine(unit_ND: Tensor, live_N: Tensor) -> Tensor:
-    """Return the mean over live keys i of cos(k_i, k_j), where i = j counts as 0 [N].
+def mean_cosine(unit: Tensor, live: Tensor) -> Tensor:
+    """Return the mean over live keys i of cos(k_i, k_j), where i = j counts as 0.
+
+    Shapes  unit [..., N, D], live [..., N] -> [..., N].
 
     It takes linear time, because sum_i u_i . u_j = (sum_i u_i) . u_j. Keys that are not live get 0
     and do not affect the others.
@@ -25,9 +27,10 @@ def mean_cosine(unit_ND: Tensor, live_N: Tensor) -> Tensor:
     """
     # Subtract the computed own term, not 1: keys have length 1 only up to rounding, and a zero key
     # has length 0.
-    alive = unit_ND * live_N[:, None].to(unit_ND.dtype)
-    own = alive.square().sum(1)
-    return (alive @ alive.sum(0) - own) / live_N.sum()
+    alive = unit * live[..., None].to(unit.dtype)
+    own = alive.square().sum(-1)
+    whole = alive.sum(-2)[..., None]
+    return ((alive @ whole)[..., 0] - own) / live.sum(-1, keepdim=True)
 
 
 def newest_twin(unit_ND: Tensor, threshold: float) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from harness.api import Revision, Tokens
+from harness.api import Revision, Tokens, rows_at
 from methods.retention.tokens.budgeted import Budgeted, everything
-from methods.retention.tokens.order import picked
 
 NUM_MEMORIES = 2  # a slow and a fast one, each of one frame
 
@@ -94,7 +93,7 @@ class MemRoPE(Budgeted):
             else:
                 memories = _mean_frame(x[:, :, start:recent], size).repeat(1, 1, NUM_MEMORIES, 1)
             # A new tensor, so that the memories are written over copies.
-            kept = picked(x, index)
+            kept = rows_at(x, index)
             kept[:, :, start:stop] = memories
             parts.append(kept)
         # A memory token keeps count 1, as in the paper: it is one plausible token of its place. A

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-import torch
 from torch import Tensor
 
-from harness.api import Revision, Tokens
+from harness.api import Revision, Tokens, rows_at
 
 
 def lexsort(*keys: Tensor) -> Tensor:
@@ -22,11 +21,6 @@ def lexsort(*keys: Tensor) -> Tensor:
     return order
 
 
-def picked(x_BHND: Tensor, index_BHK: Tensor) -> Tensor:
-    """Return the rows [B, H, K, D] of x [B, H, N, D] at `index` [B, H, K]."""
-    return x_BHND.gather(2, index_BHK[..., None].expand(*index_BHK.shape, x_BHND.shape[-1]))
-
-
 def oldest_first(tokens: Tokens) -> tuple[Tokens, Tensor | None]:
     """Sort the tokens of every head by frame, then place.
 
@@ -34,10 +28,11 @@ def oldest_first(tokens: Tokens) -> tuple[Tokens, Tensor | None]:
     sorted already.
     """
     # In sorted tokens a later one is newer, and rounding does not depend on the storage order.
-    order = lexsort(tokens.place, tokens.frame)
-    # A sorted layer needs no copy of all its keys and values.
-    if torch.equal(order, torch.arange(order.shape[-1], device=order.device).expand_as(order)):
+    origin = tokens.frame * tokens.spec.tokens_per_frame + tokens.place
+    # A sorted layer, the usual case, needs no copy of all its keys and values.
+    if bool((origin.diff(dim=-1) >= 0).all()):
         return tokens, None
+    order = origin.argsort(dim=-1, stable=True)
     return reordered(tokens, order), order
 
 
@@ -45,9 +40,9 @@ def reordered(tokens: Tokens, order_BHN: Tensor) -> Tokens:
     """Return the tokens of every head in the given order."""
     return replace(
         tokens,
-        key=picked(tokens.key, order_BHN),
-        value=picked(tokens.value, order_BHN),
-        rotated=picked(tokens.rotated, order_BHN),
+        key=rows_at(tokens.key, order_BHN),
+        value=rows_at(tokens.value, order_BHN),
+        rotated=rows_at(tokens.rotated, order_BHN),
         frame=tokens.frame.gather(2, order_BHN),
         place=tokens.place.gather(2, order_BHN),
         count=tokens.count.gather(2, order_BHN),
@@ -62,5 +57,5 @@ def as_given(revision: Revision, order_BHN: Tensor) -> Revision:
     for field in fields(Revision):
         part = getattr(revision, field.name)
         if field.name != "index" and part is not None:
-            parts[field.name] = part.gather(2, back) if part.dim() == 3 else picked(part, back)
+            parts[field.name] = part.gather(2, back) if part.dim() == 3 else rows_at(part, back)
     return Revision(**parts)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.api import Tokens
-from methods.retention.tokens.attention import Importance, heads
+from methods.retention.tokens.attention import Importance, each_head
 from methods.retention.tokens.likeness import mean_cosine, newest_twin, unit
 
 
@@ -41,7 +41,7 @@ class RKV(Importance):
     def score(self, tokens: Tokens) -> Tensor:
         """Return scores [B, H, N] fp32."""
         redundancy = torch.empty_like(tokens.count)
-        for b, h in heads(tokens):
+        for b, h in each_head(tokens):
             live = tokens.count[b, h] > 0
             likeness = self.likeness(tokens.rotated[b, h].float(), live)
             redundancy[b, h] = likeness.masked_fill(~live, -torch.inf).softmax(0)

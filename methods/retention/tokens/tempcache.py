@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.api import Revision, Tokens
-from methods.retention.tokens.attention import heads
+from methods.retention.tokens.attention import each_head
 from methods.retention.tokens.budgeted import Budgeted, everything
 from methods.retention.tokens.likeness import unit
 from methods.retention.tokens.order import lexsort
@@ -43,7 +43,7 @@ class TempCache(Budgeted):
         """Keep the newest token of every cluster, with the cluster's means and count."""
         if tokens.frame.shape[2] <= self.limit:
             return everything(tokens)
-        merged = [self._merged(tokens, b, h) for b, h in heads(tokens)]
+        merged = [self._merged(tokens, b, h) for b, h in each_head(tokens)]
         batch, num_heads = tokens.frame.shape[:2]
         index, count, key, value = (
             torch.stack(part).unflatten(0, (batch, num_heads)) for part in zip(*merged, strict=True)
