@@ -197,7 +197,8 @@ class FrameLayer:
         if self.policy.queries:
             # Without pooled frames, over which no policy decides.
             full = [x for name in self.arenas if name != POOL for x in self._placed(name, plan)]
-            mass = frame_mass(full, chunk, plan, self.policy.queries)
+            stage = self.context.backend.stage
+            mass = frame_mass(full, chunk, plan, self.policy.queries, stage)
         return History(
             # The frames of a changing sink are the oldest; the policy does not decide over them.
             frames=frames[num_sink:],

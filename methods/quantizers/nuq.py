@@ -100,23 +100,24 @@ def fitted_levels(x_BHFTD: Tensor, weight: Tensor, count: int) -> Tensor:
     whole = (weight / largest * 2**16).round_().double().expand(x_BHFTD.shape)
     number = torch.zeros(*bins.shape[:3], BINS, dtype=torch.float64, device=bins.device)
     number.scatter_add_(3, bins, whole.flatten(3))
-    below = _before(number)  # total weight below each bin edge; `below_sum`: times bin number
-    below_sum = _before(number * torch.arange(BINS, device=bins.device))
+    # Below each edge of the bins: the total weight, and the total of weight times bin number.
+    sums = torch.stack([number, number * torch.arange(BINS, device=bins.device)])
+    below = torch.nn.functional.pad(sums.cumsum(-1), (1, 0))
     # Start from quantiles: the middles of `count` equal shares of the total weight.
-    ranks = (torch.arange(count, device=bins.device) + 0.5) / count * below[..., -1:]
-    levels = (torch.searchsorted(below, ranks) - 1).clamp_(0, BINS - 1).double()
+    ranks = (torch.arange(count, device=bins.device) + 0.5) / count * below[0, ..., -1:]
+    levels = (torch.searchsorted(below[0], ranks) - 1).clamp_(0, BINS - 1).double()
+    edges = torch.empty(*levels.shape[:3], count + 1, dtype=torch.int64, device=bins.device)
+    edges[..., 0], edges[..., -1] = 0, BINS
     for _ in range(ITERATIONS):
-        # A bin halfway between two levels belongs to the lower one, as in `nearest`.
-        edges = ((levels[..., 1:] + levels[..., :-1]) / 2).floor().to(torch.int64) + 1
-        first, last = torch.zeros_like(edges[..., :1]), torch.full_like(edges[..., :1], BINS)
-        edges = torch.cat([first, edges, last], -1)
-        inside = below.gather(-1, edges).diff(dim=-1)
-        mean = below_sum.gather(-1, edges).diff(dim=-1) / inside.clamp_min(1)
-        levels = mean.where(inside > 0, levels)  # a level without values stays
+        # A bin halfway between two levels belongs to the lower one, as in `nearest`. The numbers
+        # are not negative, so that rounding to whole numbers rounds down.
+        edges[..., 1:-1] = (levels[..., 1:] + levels[..., :-1]) / 2 + 1
+        inside, total = below.gather(-1, edges.expand(2, *edges.shape)).diff(dim=-1)
+        # A level without values stays.
+        moved = (total / inside.clamp_min(1)).where(inside > 0, levels)
+        # Levels that stay once stay for ever. On a GPU the question would wait for every iteration.
+        if not bins.is_cuda and torch.equal(moved, levels):
+            break
+        levels = moved
     # From bin numbers to -1..1; a bin stands for its middle.
     return ((levels + 0.5) * (2 / BINS) - 1).float()
-
-
-def _before(x: Tensor) -> Tensor:
-    """Return cumulative sums that start with 0: [..., N] -> [..., N + 1]."""
-    return torch.nn.functional.pad(x.cumsum(-1), (1, 0))

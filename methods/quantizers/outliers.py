@@ -54,11 +54,14 @@ class Outliers(Quantizer):
     def encode(self, x_BHFTD: Tensor) -> Packed:
         """Replace the outliers by channel means, then encode; indices are stored ascending."""
         x, width = x_BHFTD.float(), x_BHFTD.shape[-1]
-        variance, mean = torch.var_mean(x, 3, correction=0, keepdim=True)
+        # `torch.var_mean` over this dimension takes a CPU ten times as long.
+        mean = x.mean(3, keepdim=True)
+        apart = (x - mean).abs_()
+        deviation = apart.square().mean(3, keepdim=True).sqrt_()
         # A constant channel differs from its mean only by rounding, which must not look like an
         # outlier: keep the divisor above that error.
         least = mean.abs().clamp_min(1e-24).mul_(1e-6)
-        score = (x - mean).abs_().div_(variance.sqrt_().maximum(least)).flatten(3)
+        score = apart.div_(deviation.maximum(least)).flatten(3)
         index = score.topk(self._count(score.shape[3]), sorted=False).indices.sort().values
         flat = x.flatten(3)
         value = flat.gather(3, index).clamp_(-FP16_MAX, FP16_MAX).half()
