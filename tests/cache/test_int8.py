@@ -93,19 +93,6 @@ def test_queries_share_heads_of_keys() -> None:
     assert relative(found, exactly(several, *repeated)[0]) < BOUND
 
 
-# One key, one less and more than a tile or a step of the loops, several tiles of both.
-@pytest.mark.parametrize("num_keys", [1, 2, 31, 33, 511, 512, 513, 1500])
-@pytest.mark.parametrize("num_queries", [1, 17, 1025])
-@pytest.mark.parametrize("width", [24, 33, 128])
-def test_any_sizes(num_queries: int, num_keys: int, width: int) -> None:
-    q, k, v = drawn(num_queries, num_keys, width)
-    bias = torch.randn(1, 2, num_keys, generator=torch.Generator().manual_seed(1))
-    for added in (None, bias):
-        (out, lse), (wanted, wanted_lse) = eight_bit(q, k, v, added), exactly(q, k, v, added)
-        assert relative(out, wanted) < BOUND
-        assert (lse - wanted_lse).abs().max() < 0.1
-
-
 def test_an_offset_that_all_keys_share_costs_nothing() -> None:
     """Without the smoothing of keys it would: codes would spend their range on the offset."""
     q, k, v = drawn(64, 600)
@@ -149,52 +136,6 @@ def test_the_error_of_a_logit_is_that_of_its_codes(size: float) -> None:
     # rounding of its weights to BF16 adds 2**-8.
     wanted = exactly(q, k, k)[1]
     assert ((lse - wanted).abs() <= bound.amax(-1) + 2**-8 + 1e-5 * wanted.abs()).all()
-
-
-@pytest.mark.parametrize("first", [0, 100])
-def test_tokens_can_be_hidden(first: int) -> None:
-    q, k, v = drawn(20, 1700)
-    hidden = torch.zeros(1, 2, 1700)
-    # From 0, all tokens of the first tile of the loops; from 100, all of the second.
-    hidden[..., first : first + 1024] = -torch.inf
-    k[:, :, first : first + 1024] *= 50  # their logits are the largest
-    out, lse = eight_bit(q, k, v, hidden)
-    wanted, wanted_lse = exactly(q, k, v, hidden)
-    assert relative(out, wanted) < BOUND
-    assert (lse - wanted_lse).abs().max() < 0.1
-
-
-def test_logits_far_apart_neither_overflow_nor_vanish() -> None:
-    q, k, v = drawn(20, 1200)
-    k[:, :, 0] = 40 * q[:, :, 3]  # logits of thousands
-    out, _ = eight_bit(q, k, v)
-    assert relative(out[:, :, 3], v[:, :, 0]) < BOUND
-    assert out.isfinite().all()
-
-
-@pytest.mark.parametrize("number", [torch.nan, torch.inf])
-@pytest.mark.parametrize("where", ["q", "k", "v"])
-def test_what_is_not_finite_shows(where: str, number: float) -> None:
-    """Codes could hide it, and the video would go on."""
-    given = dict(zip("qkv", drawn(20, 600), strict=True))
-    given[where][0, 1, 7, 5] = number
-    out, _ = eight_bit(**given)
-    assert out[:, 0].isfinite().all()
-    assert not (out[:, 1, 7] if where == "q" else out[:, 1]).isfinite().all()
-
-
-def test_calls_repeat_bit_for_bit() -> None:
-    given = drawn(600, 700)
-    assert torch.equal(eight_bit(*given)[0], eight_bit(*given)[0])
-
-
-def test_threads_share_the_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(3)
-    q, k, v = (torch.randn(2, 5, 70, 32, generator=generator) for _ in "qkv")
-    alone = eight_bit(q, k, v)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    for one, other in zip(alone, eight_bit(q, k, v), strict=True):
-        assert torch.equal(one, other)
 
 
 def test_the_matrix_units_are_left_as_torch_needs_them() -> None:
