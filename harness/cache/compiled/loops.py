@@ -29,12 +29,18 @@ from harness.cache.compiled.once import njit
 from harness.cache.compiled.vectors import (
     LANES,
     LINE,
+    LOOKS_UP,
+    WIDENS,
     add_floats,
+    add_halves,
+    add_levels,
     copy_bytes,
     end_streams,
+    fill_floats,
     put_floats,
     put_halves,
     put_halves_alike,
+    put_levels,
     put_sums,
     round_floats,
     stream_halves,
@@ -64,7 +70,12 @@ def place_of(task, num_frames, num_heads):
 def spread(row, count):
     """Write each of the first `count` numbers of row [D] to its share of the row, in place."""
     each = row.size // count
-    if each > 1:
+    if each % LANES == 0:
+        for n in range(count - 1, -1, -1):
+            number = row[n]
+            for j in range(n * each, (n + 1) * each, LANES):
+                fill_floats(row.ctypes.data + 4 * j, number)
+    elif each > 1:
         # Fill from the end, so that no number is overwritten before it is read.
         for n in range(count - 1, -1, -1):
             number = row[n]
@@ -104,8 +115,20 @@ def put_plane(codes, bits, p, scales, zeros, total):
 @njit(inline="always")
 def put_numbers(codes, bits, table, p, scales, zeros, total):
     """Do what `put_plane` does with the table's entries in place of the codes."""
-    # One value at a time: each code is a look-up at another place of the table.
     mask, size = np.int32((1 << bits) - 1), total.size * bits >> 3
+    if LOOKS_UP and bits <= 4 and size % LANES == 0:
+        to, scale, zero = total.ctypes.data, scales[p].ctypes.data, zeros[p].ctypes.data
+        for field in range(8 // bits):
+            shift = np.int32(field * bits)
+            for j in range(0, size, LANES):
+                at = 4 * (field * size + j)
+                given = codes + j, shift, mask, table.ctypes.data, scale + at, zero + at, to + at
+                if p == 0:
+                    put_levels(*given)
+                else:
+                    add_levels(*given)
+        return
+    # One value at a time: each code is a look-up at another place of the table.
     values = bytes_at(codes, size)
     for field in range(8 // bits):
         start, shift = np.uint64(field * size), np.int32(field * bits)
@@ -377,7 +400,9 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
                         half = halves_at(start_of(parts[p, ZERO], frame, 2) + 2 * row, count)
                         widen(half, zeros[p], zeros_bits[p])
                     spread(scales[p], count)
-                    spread(zeros[p], count)
+                    # Without a stored zero a table has the same one for all values.
+                    if parts[p, ZERO, 0] or not specs[p, ENTRY]:
+                        spread(zeros[p], count)
                 codes = start_of(parts[p, CODES], frame, 1) + t * (width * bits >> 3)
                 if specs[p, ENTRY]:
                     put_numbers(codes, bits, tables[p], p, scales, zeros, total)
@@ -387,8 +412,9 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
             if outer[TOKEN_SCALE, 0]:
                 half = halves_at(start_of(outer[TOKEN_SCALE], frame, 2) + 2 * t, 1)
                 widen(half, room, room_bits)
+                factor = room[0]  # a local variable: `total` could be the same memory
                 for j in range(width):
-                    total[j] *= room[0]
+                    total[j] *= factor
             if outer[CHANNEL_SCALE, 0]:
                 for j in range(width):
                     total[j] *= finish[CHANNEL_SCALE, j]
@@ -398,9 +424,13 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
             for i in range(centroids.shape[0]):
                 nearest = bytes_at(start_of(centroids[i, NEAREST], frame, 1) + t, 1)
                 row = start_of(centroids[i, ROWS], frame, 2) + 2 * width * np.int64(nearest[0])
-                widen(halves_at(row, width), room, room_bits)
-                for j in range(width):
-                    total[j] += room[j]
+                if WIDENS and width % LANES == 0:
+                    for j in range(0, width, LANES):
+                        add_halves(row + 2 * j, total.ctypes.data + 4 * j)
+                else:
+                    widen(halves_at(row, width), room, room_bits)
+                    for j in range(width):
+                        total[j] += room[j]
             if out[4] == 4:
                 wide = floats_at(out[0] + 4 * at, width)
                 for j in range(width):

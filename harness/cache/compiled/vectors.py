@@ -19,8 +19,10 @@ from numba.extending import intrinsic
 LANES = 16  # values of a call
 LINE = 32  # values of a call of `stream_...`: a cache line of BF16, 64 bytes
 BYTE, HALF, INTEGER, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType()
-# Whether the processor rounds FP32 to BF16 in one instruction, instead of six.
-ROUNDS = torch.cpu.get_capabilities().get("avx512_bf16", False)
+_HAS = torch.cpu.get_capabilities()
+# What the processor does in one instruction: round FP32 to BF16, widen FP16 to FP32, look 16
+# numbers up in a table of 16.
+ROUNDS, WIDENS, LOOKS_UP = (_HAS.get(name, False) for name in ("avx512_bf16", "f16c", "avx512_f"))
 ADDRESS, SHIFT, NUMBER = types.int64, types.int32, types.float32
 
 
@@ -97,10 +99,11 @@ def _rounded(builder: Any, numbers: Any) -> Any:
     return builder.trunc(builder.lshr(up, place), ir.VectorType(HALF, lanes))
 
 
-def _decoded(builder: Any, read: Any, lanes: int, plane: Any, fuse: bool) -> Any:
+def _decoded(builder: Any, read: Any, lanes: int, plane: Any, fuse: bool, table: Any = None) -> Any:
     """Emit the decoding of codes: code * scale + zero.
 
     read: emits a vector of scales or zeros. plane: address of the codes, shift, mask, scale, zero.
+    table: address of 16 numbers, which replace the codes; None for the codes themselves.
     fuse: allow a fused multiply-add, which does not round the product. Scales that were FP16 give
         the same result either way: with 8 bits of a code the product has at most 19 bits, which
         FP32 holds exactly.
@@ -109,7 +112,12 @@ def _decoded(builder: Any, read: Any, lanes: int, plane: Any, fuse: bool) -> Any
     wide = builder.zext(_load(builder, codes, BYTE, lanes), ir.VectorType(INTEGER, lanes))
     field = builder.lshr(wide, _alike(builder, shift, INTEGER, lanes))
     code = builder.and_(field, _alike(builder, mask, INTEGER, lanes))
-    number = builder.sitofp(code, ir.VectorType(FLOAT, lanes))
+    if table is None:
+        number = builder.sitofp(code, ir.VectorType(FLOAT, lanes))
+    else:
+        numbers = _load(builder, table, FLOAT, lanes)
+        look_up = instruction("vpermps", numbers.type, [code.type, numbers.type], "=v,v,v")
+        number = builder.call(look_up, [code, numbers])
     scale, zero = (read(builder, each, FLOAT, lanes) for each in (scale, zero))
     if not fuse:
         return builder.fadd(builder.fmul(number, scale), zero)
@@ -137,6 +145,24 @@ def _putter(kind: Any, read: Any, lanes: int, write: Any, fuse: bool = True) -> 
             return context.get_dummy_value()
 
         return types.none(ADDRESS, SHIFT, SHIFT, kind, kind, ADDRESS), generate
+
+    return put
+
+
+def _table_putter(write: Any) -> Any:
+    """Return a function that writes the scaled numbers of a table at 16 neighbouring codes."""
+
+    @intrinsic
+    def put(typing_context, codes, shift, mask, table, scale, zero, out):  # noqa: PLR0913
+        """Look the codes at an address up, and write table[code] * scale + zero to `out`."""
+
+        def generate(context, builder, signature, arguments):
+            codes, shift, mask, table, scale, zero, out = arguments
+            plane = codes, shift, mask, scale, zero
+            write(builder, _decoded(builder, _load, LANES, plane, False, table), out)
+            return context.get_dummy_value()
+
+        return types.none(ADDRESS, SHIFT, SHIFT, *[ADDRESS] * 4), generate
 
     return put
 
@@ -189,6 +215,9 @@ stream_sums = _sum_putter(LINE, _streamed)
 # when the last plane has been added.
 put_floats = _putter(ADDRESS, _load, LANES, _store, fuse=False)
 add_floats = _putter(ADDRESS, _load, LANES, _added, fuse=False)
+# Where the processor `LOOKS_UP`: for codes of at most 4 bits.
+put_levels = _table_putter(_store)
+add_levels = _table_putter(_added)
 
 
 @intrinsic
@@ -201,6 +230,43 @@ def round_floats(typing_context, floats, out):
         return context.get_dummy_value()
 
     return types.none(ADDRESS, ADDRESS), generate
+
+
+@intrinsic
+def fill_floats(typing_context, out, number):
+    """Write the same FP32 number 16 times."""
+
+    def generate(context, builder, signature, arguments):
+        out, number = arguments
+        _store(builder, _alike(builder, number, FLOAT, LANES), out)
+        return context.get_dummy_value()
+
+    return types.none(ADDRESS, NUMBER), generate
+
+
+def _widener(write: Any) -> Any:
+    """Return a function that widens 16 numbers of FP16 and writes them; it needs `WIDENS`."""
+
+    @intrinsic
+    def put(typing_context, halves, out):
+        """Write FP16 numbers as FP32; every NaN becomes the standard one."""
+
+        def generate(context, builder, signature, arguments):
+            halves, out = arguments
+            kind = ir.VectorType(FLOAT, LANES)
+            wide = builder.fpext(_load(builder, halves, ir.HalfType(), LANES), kind)
+            nan = ir.Constant(kind, [float("nan")] * LANES)
+            is_number = builder.fcmp_ordered("ord", wide, wide)
+            write(builder, builder.select(is_number, wide, nan), out)
+            return context.get_dummy_value()
+
+        return types.none(ADDRESS, ADDRESS), generate
+
+    return put
+
+
+widen_halves = _widener(_store)
+add_halves = _widener(_added)
 
 
 @intrinsic
