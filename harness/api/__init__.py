@@ -23,7 +23,15 @@ from harness.api.retention import (
 )
 from harness.api.reuse import Feature, PassInputs, Reuse
 from harness.api.spec import Budget, CacheSpec, Stores, VideoSize
-from harness.api.storage import Centroids, CodePlane, Exact, KernelLayout, Packed, Quantizer
+from harness.api.storage import (
+    Centroids,
+    CodePlane,
+    Exact,
+    Exceptions,
+    KernelLayout,
+    Packed,
+    Quantizer,
+)
 
 __all__ = [
     "DROP",
@@ -34,6 +42,7 @@ __all__ = [
     "Centroids",
     "CodePlane",
     "Exact",
+    "Exceptions",
     "Feature",
     "FramePolicy",
     "History",

@@ -116,16 +116,29 @@ class Centroids:
 
 
 @dataclass(frozen=True)
+class Exceptions:
+    """Names of the parts that hold the n values of each head and frame that are stored exactly.
+
+    index: t * D + d [B, H, F, n] int16 or int32, ascending. value: [B, H, F, n] fp16.
+    """
+
+    index: str
+    value: str
+
+
+@dataclass(frozen=True)
 class KernelLayout:
     """Layout of stored frames for kernels: a sum of planes, then scales, a mean and centroids.
 
     x = (sum of the planes) * token_scale * channel_scale + channel_mean + centroids, in this order.
+    Exceptions then replace single values.
 
     planes: codes to sum; if empty, the part `exact` holds the values.
     token_scale: name of a part [B, H, F, T] with one value per token; None leaves the term out.
     channel_scale, channel_mean: names of parts [B, H, F, D] with one value per channel of a frame;
         None leaves the term out.
     centroids: added one after the other.
+    exceptions: values stored exactly; no GPU kernel reads them.
     """
 
     planes: tuple[CodePlane, ...] = ()
@@ -133,6 +146,7 @@ class KernelLayout:
     channel_scale: str | None = None
     channel_mean: str | None = None
     centroids: tuple[Centroids, ...] = ()
+    exceptions: Exceptions | None = None
 
     @property
     def only_planes(self) -> bool:

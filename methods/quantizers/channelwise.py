@@ -56,9 +56,10 @@ class Channelwise(Quantizer):
     def _inner_layout(self) -> KernelLayout | None:
         """Return the inner layout if a channel statistic can be its last term, else None."""
         # Attention folds a key's scale into the query, and its mean, which adds the same number to
-        # every logit of a frame, into the log-sum-exp of that frame. Centroids come after both.
+        # every logit of a frame, into the log-sum-exp of that frame. Centroids and exceptions come
+        # after both.
         form = self.inner.kernel_layout()
-        return None if form is None or form.centroids else form
+        return None if form is None or form.centroids or form.exceptions else form
 
     @abstractmethod
     def remove(self, x_BHFTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

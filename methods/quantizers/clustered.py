@@ -76,10 +76,11 @@ class Clustered(Quantizer):
             x += _of_tokens(tile.parts["centroids"], tile.parts["nearest"])
 
     def kernel_layout(self) -> KernelLayout | None:
-        """Return the residual's layout with the centroids, or None if it has no planes."""
+        """Return the residual's layout with the centroids, or None if that cannot be said."""
         form = self.residual.kernel_layout()
-        # An exact residual has no planes, and kernels add centroids to planes only.
-        if form is None or not form.planes:
+        # An exact residual has no planes, and kernels add centroids to planes only. Exceptions
+        # would replace what the centroids add to.
+        if form is None or not form.planes or form.exceptions:
             return None
         rest = named_in(form, "residual")
         return replace(rest, centroids=(*rest.centroids, Centroids("centroids", "nearest")))

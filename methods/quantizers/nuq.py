@@ -116,7 +116,7 @@ def fitted_levels(x_BHFTD: Tensor, weight: Tensor, count: int) -> Tensor:
         # A level without values stays.
         moved = (total / inside.clamp_min(1)).where(inside > 0, levels)
         # Levels that stay once stay for ever. On a GPU the question would wait for every iteration.
-        if not bins.is_cuda and torch.equal(moved, levels):
+        if bins.device.type == "cpu" and torch.equal(moved, levels):
             break
         levels = moved
     # From bin numbers to -1..1; a bin stands for its middle.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Packed, Quantizer
+from harness.api import CacheSpec, Exceptions, KernelLayout, Packed, Quantizer
 from methods.quantizers.grouped import FP16_MAX, staged
 from methods.quantizers.nested import joined, refuse_rotation
 
@@ -52,7 +52,21 @@ class Outliers(Quantizer):
         return round(self.share * size)
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """Replace the outliers by channel means, then encode; indices are stored ascending."""
+        """Replace the outliers by channel means, then encode."""
+        x, parts = self.replaced(x_BHFTD)
+        return joined(self.inner.encode(x), parts)
+
+    def split_off(self, x_BHFTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Replace the outliers, then split off what the inner quantizer does."""
+        x, parts = self.replaced(x_BHFTD)
+        values, others = self.inner.split_off(x)
+        return values, {**others, **parts}
+
+    def replaced(self, x_BHFTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return x fp32 with channel means in place of the outliers, and the parts of the outliers.
+
+        Indices are ascending.
+        """
         x, width = x_BHFTD.float(), x_BHFTD.shape[-1]
         # `torch.var_mean` over this dimension takes a CPU ten times as long.
         mean = x.mean(3, keepdim=True)
@@ -66,10 +80,10 @@ class Outliers(Quantizer):
         flat = x.flatten(3)
         value = flat.gather(3, index).clamp_(-FP16_MAX, FP16_MAX).half()
         mean_of = mean.squeeze(3).gather(3, index % width)  # index is t * D + d
-        inner = self.inner.encode(flat.scatter(3, index, mean_of).view(x.shape))
         # An index costs as much as the value itself, or twice as much in large frames.
         small = torch.int16 if flat.shape[3] <= 2**15 else torch.int32
-        return joined(inner, {"outlier_index": index.to(small), "outlier_value": value})
+        parts = {"outlier_index": index.to(small), "outlier_value": value}
+        return flat.scatter(3, index, mean_of).view(x.shape), parts
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
         """Decode with the inner quantizer, then write the outliers over it."""
@@ -77,3 +91,8 @@ class Outliers(Quantizer):
             self.inner.stage(tile, x)
             index = tile.parts["outlier_index"].to(torch.int64)
             x.view(*x.shape[:3], -1).scatter_(3, index, tile.parts["outlier_value"].float())
+
+    def kernel_layout(self) -> KernelLayout | None:
+        """Return the inner quantizer's layout with the outliers as exceptions."""
+        form = self.inner.kernel_layout()
+        return form and replace(form, exceptions=Exceptions("outlier_index", "outlier_value"))

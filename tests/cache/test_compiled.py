@@ -74,15 +74,19 @@ QUANTIZERS: dict[str, Quantizer] = {
     "centered_normed": Centered(Normed(RTN(bits=4))),
     "normed_centered": Normed(Centered(RTN(bits=4))),
     "prq_centered": PRQ(Centered(RTN(bits=4)), RTN(bits=2)),
-    "no layout": Outliers(RTN(bits=4)),
+    "outliers4": Outliers(RTN(bits=4)),
+    "outliers_nuq4": Outliers(NUQ(bits=4)),
+    "centered_outliers": Centered(Outliers(RTN(bits=4))),
+    "clustered_outliers": Clustered(Outliers(RTN(bits=4)), tokens_each=8),
     "exact": Exact(),
 }
 # No loop knows how to choose their codes or metadata.
 BY_TORCH = {
-    *("zero_level", "input", "prq, a level at zero", "prq_centered", "no layout", "exact"),
+    *("zero_level", "input", "prq, a level at zero", "prq_centered", "exact"),
+    *("outliers_nuq4", "clustered_outliers"),
     *("fp8", "fp8_cast", "fp8_prq", "nuq4", "nuq2_token", "nuq_prq", "turboquant4", "turboquant2"),
     *("mxfp4", "nvfp4", "nvfp4_prq", "e4m3_tokens", "qvg2", "qvg_pro2", "clustered_centered"),
-    *("centered_clustered", "normed4", "centered_normed", "normed_centered"),
+    *("centered_clustered", "normed4", "centered_normed", "normed_centered", "centered_outliers"),
 }
 SLOTS = (5, 0, 1, 3)  # in reading order, with holes
 

@@ -18,13 +18,14 @@ from harness.system.errors import UserError
 def unread(method: Method) -> str:
     """Describe the part of a method's history that kernels cannot read; empty if they read all.
 
-    Kernels need a quantizer with a `kernel_layout`, and pages of one frame.
+    Kernels need a quantizer with a `kernel_layout` without exceptions, and pages of one frame.
     """
     if isinstance(method.retention, TokenPolicy):
         return f"single tokens, which {type(method.retention).__name__} keeps"
     for tier in tiers_of(method).values():
         for quantizer in (tier.key, tier.value):
-            if quantizer.kernel_layout() is None or tier.span > 1:
+            form = quantizer.kernel_layout()
+            if form is None or form.exceptions or tier.span > 1:
                 return f"what {type(quantizer).__name__} stores"
     return ""
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.api import CodePlane, KernelLayout, Packed, Quantizer
+from harness.api import CodePlane, Exceptions, KernelLayout, Packed, Quantizer
 from harness.cache.compiled import loops
 from harness.cache.compiled.once import load_once
 from harness.cache.compiled.threads import in_threads
@@ -53,6 +53,8 @@ class Access:
     encodes: whether a loop knows how to choose metadata and codes.
     num_tokens: of a page.
     dtypes: of the values that can be written.
+    exceptions: parts of the values that are stored exactly, which `decode` leaves out; None if
+        there are none.
     """
 
     exact: Integers
@@ -66,6 +68,7 @@ class Access:
     encodes: bool
     num_tokens: int
     dtypes: tuple[torch.dtype, ...]
+    exceptions: Exceptions | None
 
     @classmethod
     def of(cls, quantizer: Quantizer, packed: Packed) -> Access | None:
@@ -139,12 +142,15 @@ class Access:
             encodes=any(fits) and all(fits) and not (tables or form.token_scale or centroids),
             num_tokens=page[0],
             dtypes=DTYPES if planes else (packed.parts["exact"].dtype,),
+            exceptions=form.exceptions,
         )
 
     def can_decode(self, out: Tensor) -> bool:
         """Return whether `decode` can write to this tensor, at least as fast as torch."""
         few = not self.exact[0] or out.numel() <= COPY
-        return few and out.dtype in self.dtypes and out.stride(-1) == 1
+        # Exceptions count through the values of a frame, which must be one run of memory.
+        apart = self.exceptions is not None and out.stride(2) != out.shape[3]
+        return few and not apart and out.dtype in self.dtypes and out.stride(-1) == 1
 
     def can_encode(self, x: Tensor) -> bool:
         """Return whether `encode` can read this tensor and choose codes for it."""
