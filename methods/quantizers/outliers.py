@@ -68,8 +68,9 @@ class Outliers(Quantizer):
         Indices are ascending.
         """
         x, width = x_BHFTD.float(), x_BHFTD.shape[-1]
-        # `torch.var_mean` over this dimension takes a CPU ten times as long.
-        mean = x.mean(3, keepdim=True)
+        # In fp64, as a sum of the largest fp32 numbers would overflow. `torch.var_mean` would not
+        # either, but over this dimension it takes a CPU ten times as long.
+        mean = x.mean(3, keepdim=True, dtype=torch.float64).float()
         apart = (x - mean).abs_()
         deviation = apart.square().mean(3, keepdim=True).sqrt_()
         # A constant channel differs from its mean only by rounding, which must not look like an
