@@ -145,7 +145,7 @@ class Tokens:
     key, value: [B, H, N, D] as the method stores them (keys roped or not); new tokens are exact.
     rotated: keys [B, H, N, D] at their positions, as attention reads them.
     query: rotated queries of the new chunk, or of the next pass [B, query heads, T, D]. If there
-        are more query heads than H, neighbours share a head of keys (`queries`).
+        are more query heads than H, neighbours share a head of keys (`grouped_query`).
     frame: frame of each token [B, H, N] int64.
     place: position of each token in its frame [B, H, N] int64.
     count: number of original tokens that each token stands for [B, H, N] fp32; 0 marks tokens that
@@ -175,19 +175,21 @@ class Tokens:
         return int(self.frame[..., -1].max()) + 1
 
     @property
-    def queries(self) -> Tensor:
-        """The queries by head of keys [B, H, R, T, D]: R query heads share each head of keys.
+    def grouped_query(self) -> Tensor:
+        """Queries by the head of keys that they share [B, H, R, T, D]; R is 1 in most models.
 
-        R is 1 in most models. Score a token by the maximum over R: it stays if one query head
-        needs it.
+        Score a token by the maximum over R: it stays if one query head needs it.
         """
         # The query heads of a group are neighbours, see `CacheSpec.num_kv_heads`.
-        queries: Tensor = self.query.unflatten(1, (self.key.shape[1], -1))
-        return queries
+        grouped: Tensor = self.query.unflatten(1, (self.key.shape[1], -1))
+        return grouped
 
 
 def rows_at(x: Tensor, index_BHK: Tensor) -> Tensor:
-    """Return some rows of every head: x [B, H, N, ...], index [B, H, K] -> [B, H, K, ...]."""
+    """Return the rows of each head at `index`.
+
+    Shapes  x [B, H, N, ...], index [B, H, K] int64 -> [B, H, K, ...].
+    """
     batch, num_heads, num_rows = x.shape[:3]
     if not x.is_contiguous():
         # Rows of a larger buffer: do not copy all of them to choose some.

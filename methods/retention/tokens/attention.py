@@ -59,7 +59,7 @@ class Observing(Scorer):
         0 gets 0. If several query heads share a key head, the largest counts (`shares`).
         """
         bias = tokens.count.log()  # -inf for tokens out of the window, which then get 0
-        queries = tokens.queries[:, :, :, -self.num_queries(tokens.spec) :]
+        queries = tokens.grouped_query[:, :, :, -self.num_queries(tokens.spec) :]
         batch, _, shared, num_queries, width = queries.shape
         num_tokens = tokens.frame.shape[2]
         by_logits = self.shares == "logits"
@@ -74,6 +74,7 @@ class Observing(Scorer):
             total = torch.zeros(len(key), 1 if by_logits else shared, num_tokens, device=key.device)
             for part in query.split(max(1, MAX_NUMBERS // (len(key) * shared * num_tokens)), 2):
                 logits = torch.baddbmm(bias_P1N, part.flatten(1, 2), key)
+                # For each of P pairs of batch entry and head: R query heads that share the keys.
                 logits = logits.unflatten(1, (shared, -1))  # [P, R, T, N]
                 if by_logits and shared > 1:
                     logits = logits.amax(1, keepdim=True)

@@ -30,7 +30,7 @@ class Participation(Scorer):
         """
         score = torch.empty_like(tokens.count)
         # The score is linear in the queries, so sum them first: one product per head.
-        query_BHRD = tokens.queries.float().sum(3)
+        query_BHRD = tokens.grouped_query.float().sum(3)
         for heads in head_groups(tokens, tokens.spec.head_dim):
             key = tokens.rotated[:, heads].float()
             score[:, heads] = (key @ query_BHRD[:, heads].mT).amax(-1)
