@@ -138,7 +138,8 @@ def test_rkv_likeness_is_the_quadratic_one(seed: int, num: int, threshold: float
 def test_twins_are_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = unit(torch.randn(50, 4, generator=torch.Generator().manual_seed(1)))
     whole = newest_twin(keys, 0.6)
-    monkeypatch.setattr("methods.retention.tokens.likeness.BLOCK", 7)
+    monkeypatch.setattr("methods.retention.tokens.likeness.ROWS", 7)
+    monkeypatch.setattr("methods.retention.tokens.likeness.COLUMNS", 5)
     for one, other in zip(newest_twin(keys, 0.6), whole, strict=True):
         torch.testing.assert_close(one, other)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLOCK = 2048  # rows and columns of cosines computed at a time: 16 MiB in fp32
+# Cosines computed at a time: 8 MiB in fp32. Few columns, because most keys match one of the first.
+ROWS, COLUMNS = 8192, 256
 
 
 def unit(key: Tensor) -> Tensor:
@@ -46,11 +47,11 @@ def newest_twin(unit_ND: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     index = torch.full((num_keys,), -1, device=unit_ND.device)
     cosine = unit_ND.new_zeros(num_keys)
     rows = torch.arange(num_keys, device=unit_ND.device)
-    for stop in range(num_keys, 0, -BLOCK):
-        columns = torch.arange(max(0, stop - BLOCK), stop, device=unit_ND.device).flip(0)
+    for stop in range(num_keys, 0, -COLUMNS):
+        columns = torch.arange(max(0, stop - COLUMNS), stop, device=unit_ND.device).flip(0)
         keys = unit_ND[columns].T
         missing = []
-        for part in rows.split(BLOCK):
+        for part in rows.split(ROWS):
             cos = unit_ND[part] @ keys
             alike = (cos > threshold) & (part[:, None] != columns)
             first = alike.to(torch.uint8).argmax(1)  # columns are reversed: first is newest
