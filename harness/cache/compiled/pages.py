@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.api import CodePlane, Exceptions, KernelLayout, Packed, Quantizer
-from harness.cache.compiled import loops
+from harness.cache.compiled import decode_loops, encode_loops
 from harness.cache.compiled.once import load_once
 from harness.cache.compiled.threads import in_threads
 from harness.cache.compiled.vectors import LANES, LINE
@@ -171,15 +171,15 @@ def decode(access: Access, slots_F: Integers, first_head: int, out: Tensor) -> N
         (out.data_ptr(), *out.stride()[:3], out.itemsize),
     )
     planes = access.parts, access.specs, access.offsets
-    loop = loops.decode
+    loop = decode_loops.decode
     arguments: tuple[Any, ...] = (*planes, access.outer, access.centroids, *where)
     if access.exact[0]:
-        loop, arguments = loops.copy, (access.exact, *where)
+        loop, arguments = decode_loops.copy, (access.exact, *where)
     elif access.usual and out.dtype == torch.bfloat16:
         # Every row starts a cache line if the tensor does and all its strides are whole lines.
         places = out.data_ptr(), *(2 * step for step in out.stride()[:3])
         streams = out.nbytes > STREAMED and not any(place % (2 * LINE) for place in places)
-        loop = loops.decode_plain if access.usual == "plain" else loops.decode_sums
+        loop = decode_loops.decode_plain if access.usual == "plain" else decode_loops.decode_sums
         arguments = (*planes, *where, streams)
     _share(loop, arguments, batch * num_heads * len(slots_F), num_tokens * width)
 
@@ -199,7 +199,7 @@ def encode(access: Access, x_BHFTD: Tensor, slots_F: Integers) -> None:
         slots_F,
         (num_heads, num_tokens, width),
     )
-    _share(loops.encode, arguments, batch * num_heads * num_frames, num_tokens * width)
+    _share(encode_loops.encode, arguments, batch * num_heads * num_frames, num_tokens * width)
 
 
 @cache
