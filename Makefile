@@ -38,7 +38,7 @@ format: $(VENV)/dev ## let ruff fix what it can
 docs: $(VENV)/run ## write docs/methods.md from the methods themselves
 	$(BIN)/python -m harness.commands.methods_page
 
-bench: $(VENV)/run ## measure overhead, attention, whole videos, scoring and reading results (three quarters of an hour)
+bench: $(VENV)/run ## measure overhead, attention, whole videos, scoring and reading results (one to two hours)
 	$(BIN)/python -m harness bench
 
 bench-gpu: $(VENV)/run ## attention and whole videos on a GPU, random weights (ten minutes)
