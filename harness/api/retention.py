@@ -186,7 +186,7 @@ class Tokens:
 
 
 def rows_at(x: Tensor, index_BHK: Tensor) -> Tensor:
-    """Return the rows of each head at `index`.
+    """Select rows of each head by index.
 
     Shapes  x [B, H, N, ...], index [B, H, K] int64 -> [B, H, K, ...].
     """

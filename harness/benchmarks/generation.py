@@ -62,8 +62,9 @@ def run(options: Options) -> int:
                     report.add(Row("denoising and commit / bf16's", name, note=first_line(error)))
             cases = {name: each.make for name, each in videos.items()}
             times = interleave(cases, self_timed, rounds, warm_up=0)  # `Videos` has warmed up
-            # BF16 has rows once, from the first group.
-            for name in list(videos)[min(start, 1) :]:
+            for name in videos:
+                if name == BASE and start > 0:
+                    continue  # it has its rows from the first group
                 note = f"{times.of(name).middle:.3f} s; {videos[name].generator.record.backend}"
                 # Quantizers alone may cost a little time; pooling must save some.
                 target = None if name == BASE else POOLED if name == SOFT_PRUNE else QUANTIZED

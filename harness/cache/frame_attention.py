@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from harness.cache.attention.base import Segment
+from harness.cache.attention.base import Segment, heads_in
 from harness.cache.layer import Chunk, Plan
 from harness.cache.pages import Stage, stage_by_torch
 
-MAX_NUMBERS = 2**23  # fp32 numbers of a tensor that is computed at a time: 32 MiB
+AT_ONCE_MIB = 32  # of keys, or of logits, that are computed at a time
 
 
 def frame_mass(
@@ -41,7 +41,8 @@ def frame_mass(
     # Decode the keys of a few heads at a time, which bounds the memory of keys and logits.
     batch, _, num_rows, width = query.shape
     num_tokens = chunk.rotated_key.shape[2] + sum(segment.num_tokens for _, segment in history)
-    group = max(1, MAX_NUMBERS // (batch * num_tokens * max(width, num_rows)))
+    head_bytes = batch * num_tokens * max(width, num_rows) * query.itemsize
+    group = heads_in(num_heads, head_bytes, AT_ONCE_MIB)
     for first in range(0, num_heads, group):
         heads = slice(first, min(first + group, num_heads))
         logits = [_logits(query[:, heads], segment, heads, stage) for _, segment in history]

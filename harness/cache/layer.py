@@ -23,7 +23,7 @@ from harness.api import (
     Stores,
 )
 from harness.cache.attention.base import Backend, Segment
-from harness.cache.pages import Pages
+from harness.cache.pages import Pages, decode_pages
 from harness.cache.positions import Positions, Table
 from harness.cache.traffic import Traffic
 
@@ -135,13 +135,9 @@ class Context:
         """Return all stored tokens [B, H, F, T, D], as `Quantizer.decode` does, by the backend."""
         if isinstance(quantizer, Exact):
             return quantizer.decode(packed, dtype)
-        batch, num_heads, num_frames, num_tokens, width = packed.shape
-        shape = batch, num_heads, num_frames * num_tokens, width
-        x = torch.empty(shape, dtype=torch.float32, device=packed.device)
-        pages = Pages(packed, packed, tuple(range(num_frames)))
-        every = slice(0, num_heads), slice(0, num_frames)
-        self.backend.stage(quantizer, packed, pages, *every, x)
-        return quantizer.turned_back(x.unflatten(2, (num_frames, -1))).to(dtype)
+        pages = Pages(packed, packed, tuple(range(packed.shape[2])))
+        decoded = decode_pages(quantizer, packed, pages, self.backend.stage).to(dtype)
+        return decoded.view(packed.shape)
 
     def roped_keys(self, chunk: Chunk, plan: Plan) -> Tensor:
         """Return the chunk's keys at their absolute positions [B, H, F * T, D], to store roped."""

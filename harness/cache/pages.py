@@ -187,12 +187,8 @@ class Arena:
                 (self.key_quantizer, slab.key, keys),
                 (self.value_quantizer, slab.value, values),
             ):
-                batch, num_heads, _, num_tokens, width = packed.shape
-                shape = (batch, num_heads, len(slots) * num_tokens, width)
-                x = torch.empty(shape, dtype=torch.float32, device=packed.device)
-                self.stage(quantizer, packed, pages, slice(0, num_heads), slice(0, len(slots)), x)
-                apart = x.unflatten(2, (len(slots) * self.span, -1))
-                found.append(quantizer.turned_back(apart))
+                x = decode_pages(quantizer, packed, pages, self.stage)
+                found.append(x.unflatten(2, (len(slots) * self.span, -1)))
             # `places` lists the frames of a page oldest first, so reversed the oldest one wins.
             oldest = {slot: f for f, slot in reversed(slot_of.items())}
             decoded += [oldest[slot] + i for slot in slots for i in range(self.span)]
@@ -238,6 +234,15 @@ def put(parts: Mapping[str, Tensor], room: Packed, pages: Pages) -> None:
     for at, of in pages.runs:
         for name, part in parts.items():
             room.parts[name][:, :, at] = part[:, :, of]
+
+
+def decode_pages(quantizer: Quantizer, packed: Packed, pages: Pages, stage: Stage) -> Tensor:
+    """Decode pages of `packed`, with the quantizer's rotation undone: [B, H, F * T, D] fp32."""
+    batch, num_heads, _, num_tokens, width = packed.shape
+    shape = batch, num_heads, len(pages.slots) * num_tokens, width
+    x = torch.empty(shape, dtype=torch.float32, device=packed.device)
+    stage(quantizer, packed, pages, slice(0, num_heads), slice(0, len(pages.slots)), x)
+    return quantizer.turned_back(x)
 
 
 def stage_by_torch(

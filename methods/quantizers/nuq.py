@@ -115,7 +115,8 @@ def fitted_levels(x_BHFTD: Tensor, weight: Tensor, count: int) -> Tensor:
         inside, total = below.gather(-1, edges.expand(2, *edges.shape)).diff(dim=-1)
         # A level without values stays.
         moved = (total / inside.clamp_min(1)).where(inside > 0, levels)
-        # Levels that stay once stay for ever. On a GPU the question would wait for every iteration.
+        # If an iteration changes nothing, the later ones change nothing either. On a GPU the check
+        # would wait for the device in every iteration.
         if bins.device.type == "cpu" and torch.equal(moved, levels):
             break
         levels = moved

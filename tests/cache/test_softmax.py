@@ -45,9 +45,9 @@ def drawn(num_queries: int, num_keys: int, width: int = 64, heads: int = 2) -> t
 def own(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, loop: Loop = BF16
 ) -> tuple[Tensor, Tensor]:
-    from harness.cache.compiled.softmax import attend, prepare
+    from harness.cache.compiled.softmax import attend
 
-    prepare()
+    attend.load()
     out: tuple[Tensor, Tensor] = getattr(attend, loop[0])(q, k, v, bias)
     return out
 

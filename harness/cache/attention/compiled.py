@@ -108,16 +108,5 @@ class Compiled(Portable):
         access = Access.of(quantizer, packed)
         if access is None or not access.can_decode(out):
             stage_by_torch(quantizer, packed, pages, heads, frames, out)
-            return
-        decode(access, pages.row[frames], heads.start, out)
-        if access.exceptions is not None:
-            # They are few, so torch writes them over what was decoded. Head by head, since
-            # `index_copy_` is ten times as fast as `scatter_`.
-            slots = torch.from_numpy(pages.row[frames])
-            names = access.exceptions.index, access.exceptions.value
-            index, value = (packed.parts[name][:, heads].index_select(2, slots) for name in names)
-            first = torch.arange(len(slots))[:, None] * (access.num_tokens * out.shape[3])
-            index, value = (index + first).flatten(2), value.to(out.dtype).flatten(2)
-            for b in range(out.shape[0]):
-                for h in range(out.shape[1]):
-                    out[b, h].view(-1).index_copy_(0, index[b, h], value[b, h])
+        else:
+            decode(access, pages.row[frames], heads.start, out)

@@ -1,4 +1,4 @@
-"""Loops that numba compiles for the processor: they decode frames from packed pages.
+"""Decodes frames from packed pages, in loops that numba compiles.
 
 All arithmetic is in fp32, in the order of `methods.quantizers` and without contraction, so results
 equal torch's bit for bit. numba has neither FP16 nor BF16 on a CPU: they are 16-bit integers here.
@@ -78,56 +78,42 @@ def spread(row, count):
 
 
 @njit(inline="always")
-def put_plane(codes, bits, p, scales, zeros, total):
-    """Write plane p of a token to total [D], or add it if p is not 0: code * scale + zero.
+def put_plane(codes, bits, by_table, tables, p, scales, zeros, total):  # noqa: PLR0913
+    """Write plane p of a token to total [D], or add it if p is not 0: number * scale + zero.
 
     codes: address of the token's bytes. Value j of field n begins at bit n * bits of byte j.
+    by_table: whether the number of a code is its entry in table p; otherwise it is the code.
     """
     # One bit field of all bytes at a time: it is a run of neighbouring channels (planar packing,
     # `harness.api.bits`), so the inner loop reads, shifts and writes in order.
     mask, size = np.int32((1 << bits) - 1), total.size * bits >> 3
-    if size % LANES == 0:
+    if size % LANES == 0 and (not by_table or (LOOKS_UP and bits <= 4)):
         to, scale, zero = total.ctypes.data, scales[p].ctypes.data, zeros[p].ctypes.data
+        table = tables[p].ctypes.data
         for field in range(8 // bits):
             shift = np.int32(field * bits)
             for j in range(0, size, LANES):
-                at = 4 * (field * size + j)
-                if p == 0:
-                    put_floats(codes + j, shift, mask, scale + at, zero + at, to + at)
-                else:
-                    add_floats(codes + j, shift, mask, scale + at, zero + at, to + at)
+                own, at = codes + j, 4 * (field * size + j)
+                row = scale + at, zero + at, to + at
+                if not by_table:
+                    if p == 0:
+                        put_floats(own, shift, mask, *row)
+                    else:
+                        add_floats(own, shift, mask, *row)
+                elif LOOKS_UP:
+                    if p == 0:
+                        put_levels(own, shift, mask, table, *row)
+                    else:
+                        add_levels(own, shift, mask, table, *row)
         return
+    # One value at a time: a field is no whole number of vectors, or the table has more entries than
+    # a vector.
     values = bytes_at(codes, size)
     for field in range(8 // bits):
         start, shift = np.uint64(field * size), np.int32(field * bits)
         for j in range(np.uint64(size)):
-            code = np.float32(field_of(values[j], shift, mask))
-            value = code * scales[p, start + j] + zeros[p, start + j]
-            total[start + j] = value if p == 0 else total[start + j] + value
-
-
-@njit(inline="always")
-def put_numbers(codes, bits, table, p, scales, zeros, total):
-    """Do what `put_plane` does with the table's entries in place of the codes."""
-    mask, size = np.int32((1 << bits) - 1), total.size * bits >> 3
-    if LOOKS_UP and bits <= 4 and size % LANES == 0:
-        to, scale, zero = total.ctypes.data, scales[p].ctypes.data, zeros[p].ctypes.data
-        for field in range(8 // bits):
-            shift = np.int32(field * bits)
-            for j in range(0, size, LANES):
-                at = 4 * (field * size + j)
-                given = codes + j, shift, mask, table.ctypes.data, scale + at, zero + at, to + at
-                if p == 0:
-                    put_levels(*given)
-                else:
-                    add_levels(*given)
-        return
-    # One value at a time: each code is a look-up at another place of the table.
-    values = bytes_at(codes, size)
-    for field in range(8 // bits):
-        start, shift = np.uint64(field * size), np.int32(field * bits)
-        for j in range(np.uint64(size)):
-            number = table[np.uint64(field_of(values[j], shift, mask))]
+            code = field_of(values[j], shift, mask)
+            number = tables[p, np.uint64(code)] if by_table else np.float32(code)
             value = number * scales[p, start + j] + zeros[p, start + j]
             total[start + j] = value if p == 0 else total[start + j] + value
 
@@ -398,10 +384,7 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
                     if parts[p, ZERO, 0] or not specs[p, ENTRY]:
                         spread(zeros[p], count)
                 codes = start_of(parts[p, CODES], frame, 1) + t * (width * bits >> 3)
-                if specs[p, ENTRY]:
-                    put_numbers(codes, bits, tables[p], p, scales, zeros, total)
-                else:
-                    put_plane(codes, bits, p, scales, zeros, total)
+                put_plane(codes, bits, specs[p, ENTRY] > 0, tables, p, scales, zeros, total)
             # The later steps, in the order of `KernelLayout`.
             if outer[TOKEN_SCALE, 0]:
                 half = halves_at(start_of(outer[TOKEN_SCALE], frame, 2) + 2 * t, 1)

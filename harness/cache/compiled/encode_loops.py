@@ -1,4 +1,4 @@
-"""The loop that numba compiles for the processor to encode frames into packed pages.
+"""Encodes frames into packed pages, in a loop that numba compiles.
 
 Arithmetic and arguments follow `harness.cache.compiled.decode_loops`.
 """
@@ -135,8 +135,8 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                     for n in range(numbers):
                         zeros[n] = min(max(low[n], -FP16_MAX), FP16_MAX)
                     narrow(zeros, zeros_bits, zero_halves)
-                    # Measure from the rounded zero, which decoding adds. A group of equal values
-                    # would have a scale of zero, which FP16_MIN avoids.
+                    # Measure from the rounded zero, because decoding adds that one. FP16_MIN keeps
+                    # the scale of a group of equal values above zero.
                     for n in range(numbers):
                         steps[n] = min(max((high[n] - zeros[n]) / top, FP16_MIN), FP16_MAX)
                     narrow(steps, steps_bits, scale_halves)

@@ -51,7 +51,7 @@ def outruns_torch() -> bool:
 
 
 def loop_for(dtype: torch.dtype) -> AttentionLoop | None:
-    """Return the compiled loop that attends in a dtype; None where torch is faster or alone can."""
+    """Return the compiled attention loop for a dtype; None if torch is faster or there is none."""
     if dtype != torch.bfloat16 or not outruns_torch():
         return None
     from harness.cache.compiled.softmax.attend import attend_bf16  # needs numba
