@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,12 +31,14 @@ from harness.small_model.diffusion.watch import keys_of
 from harness.small_model.scenes.rows import WIDTH
 from harness.small_model.student.__main__ import main
 from harness.small_model.student.distill import Distillation
-from harness.small_model.student.few_steps import Noisy, StudentTrainer, roll_out
+from harness.small_model.student.few_steps import Flow, Noisy, StudentTrainer, roll_out
 from harness.small_model.student.imitate import Imitation, renew_offsets
+from harness.small_model.student.match import Matching, MatchingTrainer
 from harness.small_model.training.loop import batches
 from harness.small_model.training.objective import Batch
 from harness.small_model.training.optim import initialise
 from harness.small_model.training.stages import Stage, Training
+from harness.system.errors import UserError
 from tests.support.geometry import BF16
 
 CPU = torch.device("cpu")
@@ -66,6 +68,16 @@ def objective(guidance: float = 2.0, substeps: int = 2) -> Distillation:
 def trainer(folder: Path, stage: Stage = STAGE) -> StudentTrainer:
     training = Training([stage], str(folder), warmup_steps=1, decay_from=1.0, log_steps=1)
     return StudentTrainer(training, Wan(DIMS), objective(), CPU, teacher())
+
+
+def matching(guidance: float = 2.0) -> Matching:
+    critic = teacher().requires_grad_(True)
+    return Matching(SPEC, SCHEDULE, teacher(), critic, guidance, shift=3.0)
+
+
+def matching_trainer(folder: Path, stage: Stage) -> MatchingTrainer:
+    training = Training([stage], str(folder), warmup_steps=1, decay_from=1.0, log_steps=1)
+    return MatchingTrainer(training, Wan(DIMS), matching(), CPU, teacher(), critic_lr=2.0)
 
 
 def source(stage: Stage, step: int) -> Iterator[Batch]:
@@ -120,9 +132,15 @@ def test_rollouts_are_what_the_sampler_makes() -> None:
         torch.testing.assert_close(made[:, list(frames)], x, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("stage", [STAGE, ROLLOUT], ids=["true history", "own history"])
-def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path: Path, stage: Stage) -> None:
-    whole = trainer(tmp_path / "whole", stage)
+@pytest.mark.parametrize(
+    ("build", "stage"),
+    [(trainer, STAGE), (trainer, ROLLOUT), (matching_trainer, ROLLOUT)],
+    ids=["true history", "own history", "matching"],
+)
+def test_a_resumed_training_is_the_same_bit_for_bit(
+    tmp_path: Path, build: Callable[[Path, Stage], StudentTrainer], stage: Stage
+) -> None:
+    whole = build(tmp_path / "whole", stage)
     whole.run(source)
 
     def one_then_stop(stage: Stage, step: int) -> Iterator[Batch]:
@@ -130,14 +148,69 @@ def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path: Path, stage: Stage
             os.kill(os.getpid(), signal.SIGTERM)  # heard at the end of this step
             yield batch
 
-    assert not trainer(tmp_path / "parts", stage).run(one_then_stop)
-    again = trainer(tmp_path / "parts", stage)
+    assert not build(tmp_path / "parts", stage).run(one_then_stop)
+    again = build(tmp_path / "parts", stage)
     assert again.clock.step == 1 and again.run(source)
-    for ours, theirs in (
-        (again.network.state_dict(), whole.network.state_dict()),
-        (again.average.weights, whole.average.weights),
-    ):
+    for ours, theirs in zip(trained(again), trained(whole), strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def trained(one: StudentTrainer) -> list[dict[str, torch.Tensor]]:
+    """Return all weights that a training changes."""
+    networks = [one.network.state_dict(), one.average.weights]
+    if isinstance(one, MatchingTrainer):
+        networks.append(one.objective.critic.state_dict())
+    return networks
+
+
+@pytest.mark.parametrize("stage", [STAGE, ROLLOUT], ids=["true history", "own history"])
+def test_a_student_stays_where_critic_and_teacher_agree(stage: Stage) -> None:
+    """Then only the critic has a gradient; with guidance, the student has one too."""
+    batch, student = next(source(stage, 0)), teacher().requires_grad_(True)
+    for guidance, moves in ((1.0, False), (3.0, True)):
+        task, draws = matching(guidance), torch.Generator().manual_seed(0)
+        student.zero_grad()
+        loss, by_time = task.loss(student, batch, stage, draws)
+        loss.backward()
+        assert all((error > 1e-3) == moves for error in by_time.values())
+        gradients = [network.head.head.weight.grad for network in (student, task.critic)]
+        sizes = [float(each.abs().max()) for each in gradients if each is not None]
+        assert (sizes[0] > 1e-3) == moves and sizes[1] > 1e-3
+        assert all(weight.grad is None for weight in task.teacher.parameters())
+
+
+@pytest.mark.parametrize(("teachers", "students"), [(1.0, 3.0), (3.0, 1.0)])
+def test_a_student_moves_from_its_own_mean_to_the_teachers(
+    monkeypatch: pytest.MonkeyPatch, teachers: float, students: float
+) -> None:
+    """Here teacher and critic are the exact flows of normal distributions with these means."""
+    task = matching(guidance=1.0)
+    means, deviation, real = {task.teacher: teachers, task.critic: students}, 0.5, Noisy.flow
+
+    def exact(noisy: Noisy, network: Wan, spec: CacheSpec, without_text: bool = False) -> Flow:
+        if network not in means:
+            return real(noisy, network, spec, without_text)
+
+        def flow(x: torch.Tensor, sigma_BF: torch.Tensor) -> torch.Tensor:
+            s = sigma_BF[:, :, None, None, None]
+            rest = x - (1 - s) * means[network]
+            variance = (1 - s) ** 2 * deviation**2 + s**2
+            return (s - (1 - s) * deviation**2) * rest / variance - means[network]
+
+        return flow
+
+    monkeypatch.setattr(Noisy, "flow", exact)
+    batch, student = next(source(ROLLOUT, 0)), teacher().requires_grad_(True)
+    loss, _ = task.loss(student, batch, ROLLOUT, torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad(loss, [student.head.head.bias])
+    # A larger flow is a smaller clean chunk.
+    assert ((gradient < 0) == (teachers < students)).all()
+
+
+def test_a_training_without_a_critic_is_not_resumed_with_one(tmp_path: Path) -> None:
+    trainer(tmp_path).save()
+    with pytest.raises(UserError, match="holds a training without a critic"):
+        matching_trainer(tmp_path, STAGE)
 
 
 @pytest.mark.slow
@@ -190,10 +263,11 @@ def test_the_shipped_settings_fit(tmp_path: Path, capsys: pytest.CaptureFixture[
     forcing = instantiate(configured("+train=forcing", "method=bf16")["model"])
     assert (model.dims, model.spec) == (forcing.dims, forcing.spec)
     passes = len(model.schedule.times(first_chunk=False))
-    for name in ("student", "rekey"):
+    for name in ("student", "match", "rekey"):
         training: Training = instantiate(configured(f"+train={name}", "method=bf16")["train"])
         training.demand_fit(model.chunk_frames, pictures=False)
-        assert {stage.rollout for stage in training.stages} == {0, passes}
+        rollouts = {stage.rollout for stage in training.stages}
+        assert rollouts == ({passes} if name == "match" else {0, passes})
     for words, said in (
         (["draw"], "is no verb"),
         (["train", f"student.teacher_folder={tmp_path}"], "found no checkpoint"),
@@ -201,6 +275,7 @@ def test_the_shipped_settings_fit(tmp_path: Path, capsys: pytest.CaptureFixture[
             ["train", "model.dims.num_layers=2"],
             "model=small_forcing, which ships, has",
         ),
+        (["match", f"student.folder={tmp_path}"], "found no checkpoint"),
         (["rekey", f"student.folder={tmp_path}"], "found no checkpoint"),
         (["rekey", "model.dims.num_layers=2"], "model=small, which ships, has model.dims of"),
         (["sample", f"train.folder={tmp_path}"], "found no checkpoint"),

@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.api import CacheSpec
 from harness.models.wan import Wan
 from harness.sampling.schedule import GRID
-from harness.small_model.training.objective import Batch, Objective, randn
+from harness.small_model.training.objective import Batch, Objective, noised, randn
 from harness.small_model.training.stages import Stage
 from harness.small_model.training.teacher import TeacherForcing
 
@@ -47,14 +47,12 @@ class DiffusionForcing(Objective):
         x0 = batch.x_BFChw
         sigma_BF = self.levels(x0.shape[0], x0.shape[1], not batch.first, draws)
         noise = randn(x0, draws)
-        # One level per frame, equal inside a chunk, broadcast over channels and cells.
-        sigma = sigma_BF[:, :, None, None, None]
         # One causal pass: every chunk attends to the earlier ones at their own noise levels, since
         # noisy chunks are history too. A new session per batch has no history.
         forcing = TeacherForcing(self._spec(x0.shape[1]), x0.device, batch.first)
         plan = forcing.plan(range(batch.first, batch.first + x0.shape[1]), "history")
         text_kv = network.text_kv(batch.text_BTE)
-        flow = network((1 - sigma) * x0 + sigma * noise, GRID * sigma_BF, text_kv, forcing, plan)
+        flow = network(noised(x0, sigma_BF, noise), GRID * sigma_BF, text_kv, forcing, plan)
         squared_BFhw = (flow.float() - (noise - x0)).square().mean(2)
         # A mean weight of 1 keeps the scale of the loss, and so the learning rate, independent of
         # how many things a batch shows.

@@ -18,7 +18,7 @@ from harness.small_model.diffusion.__main__ import export, print_rates, run_verb
 from harness.small_model.diffusion.teacher import Teacher, shipped
 from harness.small_model.scenes.clip import Clip
 from harness.small_model.student.distill import Distillation, Student
-from harness.small_model.student.few_steps import FewSteps, StudentTrainer, roll_out
+from harness.small_model.student.few_steps import StudentTrainer, roll_out
 from harness.small_model.training.loop import batches
 from harness.small_model.training.stages import Stage, Training
 from harness.small_model.training.state import averaged
@@ -33,8 +33,17 @@ if TYPE_CHECKING:
 @messages.verb(also=(ValueError,))
 def main(words: Sequence[str]) -> int:
     """Run a verb with Hydra settings; exit code 2 means an error that the user can fix."""
-    verbs = {"train": train, "rekey": rekey, "sample": sample, "rates": rates, "export": export}
-    return run_verb(words, verbs, "rekey" if list(words[:1]) == ["rekey"] else "student")
+    verbs = {
+        "train": train,
+        "match": match,
+        "rekey": rekey,
+        "sample": sample,
+        "rates": rates,
+        "export": export,
+    }
+    # Some trainings have settings of their own.
+    first = words[0] if words else "train"
+    return run_verb(words, verbs, first if first in ("match", "rekey") else "student")
 
 
 def train(config: dict[str, Any]) -> int:
@@ -43,16 +52,38 @@ def train(config: dict[str, Any]) -> int:
     student: Student = build("student", config["student"])
     model: VideoModel = build("model", config["model"])
     schedule: Any = model.schedule  # a few-step schedule
-    if student.teacher_folder is None:
-        network = shipped("small_forcing", model)
-    else:
-        # The averaged weights, as those that ship are.
-        network = averaged(student.teacher_folder, model)
+    network = _network("small_forcing", student.teacher_folder, model)
+    training: Training = build("train", config["train"])
     device = machine.choose_device(config["run"]["device"])
     objective = Distillation(
         model.spec, schedule, network.to(device), teacher.guidance, student.substeps
     )
-    return _train(config, objective, network)
+    return _run(config, StudentTrainer(training, wan_of(model), objective, device, network))
+
+
+def match(config: dict[str, Any]) -> int:
+    """Train a distilled student by distribution matching, which makes its videos sharp.
+
+    Like `train`, the same command resumes.
+    """
+    from harness.small_model.student.match import Matching, MatchingTrainer
+
+    teacher: Teacher = build("teacher", config["teacher"])
+    student: Student = build("student", config["student"])
+    model: VideoModel = build("model", config["model"])
+    training: Training = build("train", config["train"])
+    schedule: Any = model.schedule
+    device = machine.choose_device(config["run"]["device"])
+    start = _network("small", student.folder, model)
+    judge = _network("small_forcing", student.teacher_folder, model).to(device)
+    critic = deepcopy(judge).train().requires_grad_(True)
+    objective = Matching(
+        model.spec, schedule, judge, critic, teacher.guidance, student.critic_shift
+    )
+    return _run(
+        config,
+        MatchingTrainer(training, wan_of(model), objective, device, start, student.critic_lr),
+    )
 
 
 def rekey(config: dict[str, Any]) -> int:
@@ -64,24 +95,27 @@ def rekey(config: dict[str, Any]) -> int:
 
     student: Student = build("student", config["student"])
     model: VideoModel = build("model", config["model"])
+    training: Training = build("train", config["train"])
     schedule: Any = model.schedule
-    folder = student.folder
-    network = shipped("small", model) if folder is None else averaged(folder, model)
+    network = _network("small", student.folder, model)
     device = machine.choose_device(config["run"]["device"])
     renewed = deepcopy(network)
     # Measure on whole videos, as the last training stage uses them.
-    stage = config["train"]["stages"][-1]
-    renew_offsets(renewed, model.spec, _windows(config, build("train.stages", stage))[0])
-    return _train(config, Imitation(model.spec, schedule, network.to(device)), renewed)
+    renew_offsets(renewed, model.spec, _windows(config, training.stages[-1])[0])
+    objective = Imitation(model.spec, schedule, network.to(device))
+    return _run(config, StudentTrainer(training, wan_of(model), objective, device, renewed))
 
 
-def _train(config: dict[str, Any], objective: FewSteps, start: Wan) -> int:
-    training: Training = build("train", config["train"])
-    model: VideoModel = build("model", config["model"])
-    device = machine.choose_device(config["run"]["device"])
-    trainer = StudentTrainer(training, wan_of(model), objective, device, start)
+def _network(preset: str, folder: str | None, model: VideoModel) -> Wan:
+    """Return the weights that ship with a preset, or those of a training's folder."""
+    # The averaged weights, as those that ship are.
+    return shipped(preset, model) if folder is None else averaged(folder, model)
+
+
+def _run(config: dict[str, Any], trainer: StudentTrainer) -> int:
+    """Run a training until it ends or is stopped."""
     finished = trainer.run(
-        lambda stage, step: batches(_windows(config, stage), step, training.workers)
+        lambda stage, step: batches(_windows(config, stage), step, trainer.training.workers)
     )
     remark(f"{'finished' if finished else 'stopped'} at step {trainer.clock.step}")
     return 0

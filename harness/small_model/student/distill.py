@@ -5,10 +5,8 @@ student learns to jump to the end of the path from each noise level of its sched
 distillation (arXiv 2303.01469) in as many segments as the sampler has steps (arXiv 2403.06807).
 Stages with a rollout train on the student's own samples (Self-Forcing, arXiv 2506.08009).
 
-Distribution matching (DMD, arXiv 2405.14867) would also correct the student's distribution, but
-it trains a critic as large as the student, with about five steps for each step of the student. Here
-a step needs no third network: 4 s of one CPU core for first chunks, 5 s for 12 frames and 13 s for
-a rollout of 42, so about a thousand steps fit into five hours of two cores.
+A student of this loss is blurred where noise decides much: paths from nearly equal noise end in
+very different places, and the student learns their mean. `match.py` makes it sharp.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.small_model.student.few_steps import FewSteps, Flow, Noisy
+from harness.small_model.student.few_steps import Flow, Noisy, Regression
 
 
 @dataclass(frozen=True)
@@ -27,18 +25,22 @@ class Student:
 
     teacher_folder: folder of the teacher's checkpoint, of which the averaged weights are used; None
         for the weights of `model=small_forcing`, which ship.
-    substeps: Euler steps of the teacher from one level to the next.
-    folder: folder of the checkpoint of the student that `rekey` begins with; None for the weights
-        of `model=small`, which ship.
+    substeps: Euler steps of the teacher from one level to the next, in `train`.
+    folder: folder of the checkpoint of the student that `match` and `rekey` begin with; None for
+        the weights of `model=small`, which ship.
+    critic_lr: learning rate of the critic of `match`, in multiples of the student's.
+    critic_shift: shift of the noise levels at which `match` compares student and teacher.
     """
 
     teacher_folder: str | None = None
     substeps: int = 4
     folder: str | None = None
+    critic_lr: float = 4.0
+    critic_shift: float = 3.0
 
 
 @dataclass(frozen=True)
-class Distillation(FewSteps):
+class Distillation(Regression):
     """Loss of a few-step student of a teacher of many steps.
 
     guidance: scale of the teacher's classifier-free guidance.
@@ -59,8 +61,7 @@ class Distillation(FewSteps):
 
     def follow(self, noisy: Noisy) -> tuple[Tensor, Tensor]:
         """Follow the teacher to the next lower level; return latents and levels [B, F] there."""
-        with_text = noisy.flow(self.teacher, self.spec)
-        without = noisy.flow(self.teacher, self.spec, without_text=True)
+        guided = noisy.guided(self.teacher, self.spec, self.guidance)
         sigmas = torch.tensor(self.levels(), device=noisy.x_BFChw.device)
         shift = self.schedule.shift
         # Steps are even in u, of which the levels are s = shift u / (1 + (shift - 1) u).
@@ -68,10 +69,8 @@ class Distillation(FewSteps):
         begin, end = u[noisy.chosen_BF], u[noisy.chosen_BF + 1]
         now, x = noisy.sigma_BF, noisy.x_BFChw
         for step in range(1, self.substeps + 1):
-            guided = without(x, now)
-            guided = guided + self.guidance * (with_text(x, now) - guided)
             between = begin + (end - begin) * step / self.substeps
             after = shift * between / (1 + (shift - 1) * between)
-            x = x + (after - now)[:, :, None, None, None] * guided
+            x = x + (after - now)[:, :, None, None, None] * guided(x, now)
             now = after
         return x, now

@@ -19,7 +19,7 @@ from harness.models.wan import Wan
 from harness.sampling.schedule import GRID, Schedule
 from harness.small_model.diffusion.keys import keep_keys
 from harness.small_model.training.loop import Trainer, compile_blocks
-from harness.small_model.training.objective import Batch, Objective, commit, randn
+from harness.small_model.training.objective import Batch, Objective, commit, noised, randn
 from harness.small_model.training.stages import Stage, Training
 from harness.small_model.training.teacher import TeacherForcing
 
@@ -60,6 +60,17 @@ class Noisy:
 
         return flow
 
+    def guided(self, network: Wan, spec: CacheSpec, guidance: float) -> Flow:
+        """Return a function like that of `flow`, with classifier-free guidance."""
+        with_text = self.flow(network, spec)
+        without = self.flow(network, spec, without_text=True)
+
+        def flow(x_BFChw: Tensor, sigma_BF: Tensor) -> Tensor:
+            base = without(x_BFChw, sigma_BF)
+            return base + guidance * (with_text(x_BFChw, sigma_BF) - base)
+
+        return flow
+
 
 @dataclass(frozen=True)
 class FewSteps(Objective):
@@ -82,19 +93,13 @@ class FewSteps(Objective):
                 "one list of steps, choose null"
             )
 
-    @abstractmethod
-    def target_flow(self, noisy: Noisy, flow: Flow) -> Tensor:
-        """Return the flow that the network should predict for the noisy latents.
-
-        flow: the network as it is now, after its own history.
-        """
-
-    def loss(
+    def noisy(
         self, network: Wan, batch: Batch, stage: Stage, draws: torch.Generator
-    ) -> tuple[Tensor, dict[float, float]]:
-        """Return the mean squared error of the flow against its target, and its mean by level.
+    ) -> tuple[Noisy, Tensor]:
+        """Return noisy chunks to train on and the weight of each of their cells [B, F, h, w].
 
-        draws: generator on the batch's device, the source of all random numbers.
+        With a rollout, these are the latents and the history that the network meets when it
+        samples; without, noised true chunks after true history, which is where training starts.
         """
         levels = torch.tensor(self.levels())
         if stage.rollout not in (0, len(levels) - 1):
@@ -108,8 +113,6 @@ class FewSteps(Objective):
         first = 0 if stage.rollout else batch.first
         skipped = size if first else 0
         frames = range(first + skipped, first + batch.x_BFChw.shape[1])
-        # With a rollout, the network trains on the latents and the history that it meets when it
-        # samples; without, on noised true chunks, which is where it starts.
         if stage.rollout:
             clean, passes = roll_out(
                 network, self.spec, self.schedule, batch.text_BTE, batch.x_BFChw, draws
@@ -128,27 +131,51 @@ class FewSteps(Objective):
             index = chosen_BF[None, :, :, None, None, None].expand(1, *clean.shape)
             x = passes.gather(0, index)[0]
         else:
-            x0, sigma = clean[:, skipped:], sigma_BF[:, :, None, None, None]
-            x = (1 - sigma) * x0 + sigma * randn(x0, draws)
+            x0 = clean[:, skipped:]
+            x = noised(x0, sigma_BF, randn(x0, draws))
         noisy = Noisy(batch.text_BTE, clean, x, chosen_BF, sigma_BF, frames)
-        flow = noisy.flow(network, self.spec)
-        with torch.no_grad():
-            target = self.target_flow(noisy, flow)
-        # As a flow and not as x0: the loss then weighs all levels as the teacher's loss does.
-        squared_BFhw = (flow(x, sigma_BF) - target).square().mean(2)
-        weight_BFhw = weight_BFhw[:, skipped:]
-        error_BF = (weight_BFhw / weight_BFhw.mean() * squared_BFhw).mean((2, 3))
-        by_time = {
-            GRID * level: error_BF[chosen_BF == i].mean().item()
-            for i, level in enumerate(levels[:-1].tolist())
-            if (chosen_BF == i).any()
-        }
-        return error_BF.mean(), by_time
+        return noisy, weight_BFhw[:, skipped:]
 
     def levels(self) -> list[float]:
         """Return the noise levels of the sampler's passes, and 0."""
         times = torch.tensor(self.schedule.times(first_chunk=False))
         return [*self.schedule.sigma(times).tolist(), 0.0]
+
+    def by_time(self, error_BF: Tensor, noisy: Noisy) -> dict[float, float]:
+        """Return the mean of the frames' errors by the time of their pass, for the log."""
+        return {
+            GRID * level: error_BF[noisy.chosen_BF == i].mean().item()
+            for i, level in enumerate(self.levels()[:-1])
+            if (noisy.chosen_BF == i).any()
+        }
+
+
+@dataclass(frozen=True)
+class Regression(FewSteps):
+    """Base class of losses that give the network a flow to predict for each noisy chunk."""
+
+    @abstractmethod
+    def target_flow(self, noisy: Noisy, flow: Flow) -> Tensor:
+        """Return the flow that the network should predict for the noisy latents.
+
+        flow: the network as it is now, after its own history.
+        """
+
+    def loss(
+        self, network: Wan, batch: Batch, stage: Stage, draws: torch.Generator
+    ) -> tuple[Tensor, dict[float, float]]:
+        """Return the mean squared error of the flow against its target, and its mean by level.
+
+        draws: generator on the batch's device, the source of all random numbers.
+        """
+        noisy, weight_BFhw = self.noisy(network, batch, stage, draws)
+        flow = noisy.flow(network, self.spec)
+        with torch.no_grad():
+            target = self.target_flow(noisy, flow)
+        # As a flow and not as x0: the loss then weighs all levels as the teacher's loss does.
+        squared_BFhw = (flow(noisy.x_BFChw, noisy.sigma_BF) - target).square().mean(2)
+        error_BF = (weight_BFhw / weight_BFhw.mean() * squared_BFhw).mean((2, 3))
+        return error_BF.mean(), self.by_time(error_BF, noisy)
 
 
 @torch.no_grad()

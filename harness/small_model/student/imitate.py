@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from harness.api import CacheSpec
 from harness.models.wan import SelfAttention, Wan
 from harness.small_model.diffusion.watch import clean_pass
-from harness.small_model.student.few_steps import FewSteps, Flow, Noisy
+from harness.small_model.student.few_steps import Flow, Noisy, Regression
 from harness.small_model.training.objective import Batch
 from harness.small_model.training.teacher import TeacherForcing
 
 
 @dataclass(frozen=True)
-class Imitation(FewSteps):
+class Imitation(Regression):
     """Loss that trains a network to predict the same flow as its teacher at the same steps."""
 
     def target_flow(self, noisy: Noisy, flow: Flow) -> Tensor:

@@ -110,15 +110,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write checkpoint and log."""
-        State(
-            dims=asdict(self.network.dims),
-            model=self.network.state_dict(),
-            ema=self.average.weights,
-            optimisers=[optim.state_dict() for optim in self.optimisers],
-            clock=self.clock,
-            # The log is part of the checkpoint, so that both always end at the same step.
-            rows=self.rows,
-        ).save(self.folder)
+        self._state().save(self.folder)
         # As CSV too, to be read while the training runs. Rows of other stages may have other
         # columns; cells that they lack stay empty.
         names = list(dict.fromkeys(name for row in self.rows for name in row))
@@ -184,6 +176,17 @@ class Trainer:
         remark(
             f"step {self.clock.step} stage {index} {minutes:.1f} min loss {row['loss']:.4f} "
             f"({parts}) lr {row['lr']:.2e} {left:.1f} min left"
+        )
+
+    def _state(self) -> State:
+        return State(
+            dims=asdict(self.network.dims),
+            model=self.network.state_dict(),
+            ema=self.average.weights,
+            optimisers=[optim.state_dict() for optim in self.optimisers],
+            clock=self.clock,
+            # The log is part of the checkpoint, so that both always end at the same step.
+            rows=self.rows,
         )
 
     def _resume(self, state: State) -> None:

@@ -75,3 +75,9 @@ def commit(
 def randn(like: Tensor, draws: torch.Generator) -> Tensor:
     """Return Gaussian noise of the shape of a tensor, on its device."""
     return torch.randn(like.shape, generator=draws, device=like.device)
+
+
+def noised(x0_BFChw: Tensor, sigma_BF: Tensor, noise_BFChw: Tensor) -> Tensor:
+    """Return latents at the noise levels of their frames: (1 - s) x0 + s n."""
+    sigma = sigma_BF[:, :, None, None, None]  # broadcast over channels and cells
+    return (1 - sigma) * x0_BFChw + sigma * noise_BFChw

@@ -36,6 +36,7 @@ class State:
     model, ema: weights of the network, and their averages.
     optimisers: state of each optimiser.
     rows: the log so far.
+    critic: weights of the critic of a training that has one (`student/match.py`).
     """
 
     dims: dict[str, int]
@@ -44,6 +45,7 @@ class State:
     optimisers: list[dict[str, Any]]
     clock: Clock
     rows: list[dict[str, Any]]
+    critic: dict[str, Any] | None = None
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint into a folder, whole or not at all."""
