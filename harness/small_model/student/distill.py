@@ -61,7 +61,8 @@ class Distillation(Regression):
 
     def follow(self, noisy: Noisy) -> tuple[Tensor, Tensor]:
         """Follow the teacher to the next lower level; return latents and levels [B, F] there."""
-        guided = noisy.guided(self.teacher, self.spec, self.guidance)
+        with_text = noisy.flow(self.teacher, self.spec)
+        without = noisy.flow(self.teacher, self.spec, without_text=True)
         sigmas = torch.tensor(self.levels(), device=noisy.x_BFChw.device)
         shift = self.schedule.shift
         # Steps are even in u, of which the levels are s = shift u / (1 + (shift - 1) u).
@@ -71,6 +72,8 @@ class Distillation(Regression):
         for step in range(1, self.substeps + 1):
             between = begin + (end - begin) * step / self.substeps
             after = shift * between / (1 + (shift - 1) * between)
-            x = x + (after - now)[:, :, None, None, None] * guided(x, now)
+            guided = without(x, now)
+            guided = guided + self.guidance * (with_text(x, now) - guided)
+            x = x + (after - now)[:, :, None, None, None] * guided
             now = after
         return x, now

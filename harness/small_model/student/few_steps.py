@@ -60,17 +60,6 @@ class Noisy:
 
         return flow
 
-    def guided(self, network: Wan, spec: CacheSpec, guidance: float) -> Flow:
-        """Return a function like that of `flow`, with classifier-free guidance."""
-        with_text = self.flow(network, spec)
-        without = self.flow(network, spec, without_text=True)
-
-        def flow(x_BFChw: Tensor, sigma_BF: Tensor) -> Tensor:
-            base = without(x_BFChw, sigma_BF)
-            return base + guidance * (with_text(x_BFChw, sigma_BF) - base)
-
-        return flow
-
 
 @dataclass(frozen=True)
 class FewSteps(Objective):

@@ -67,15 +67,28 @@ class Matching(FewSteps):
         critic_loss = (critic_flow - (noise - made)).square().mean()
         level = level_BF[:, :, None, None, None]
         with torch.no_grad():
-            guided = noisy.guided(self.teacher, self.spec, self.guidance)(x, level_BF)
-            distance = (made - (x - level * guided)).abs().mean((2, 3, 4), keepdim=True)
-            # From the teacher's clean chunk to the critic's; dividing by the distance weighs all
-            # noise levels alike (DMD, eq. 7 and 8).
-            away = level * (guided - critic_flow) / distance
+            with_text, without = (
+                x - level * noisy.flow(self.teacher, self.spec, no_text)(x, level_BF)
+                for no_text in (False, True)
+            )
+            true = without + self.guidance * (with_text - without)
+            # Guidance also raises contrast: at pure noise, a scale of 3 triples it. A sampler of
+            # many steps takes that back at low noise. Here it would stay, so scale it back
+            # (arXiv 2305.08891, eq. 15).
+            true = true * deviation(with_text) / deviation(true)
+            # From what the teacher sees in x to what the critic sees. Dividing by the distance
+            # weighs all noise levels alike (DMD, eq. 7 and 8).
+            away = x - level * critic_flow - true
+            away = away / (made - true).abs().mean((2, 3, 4), keepdim=True)
         # The gradient of this square with respect to x0 is `away`.
         squared_BFhw = (x0 - (made - away)).square().mean(2)
         student_loss = (weight_BFhw / weight_BFhw.mean() * squared_BFhw).mean() / 2
         return student_loss + critic_loss, self.by_time(away.abs().mean((2, 3, 4)), noisy)
+
+
+def deviation(x_BFChw: Tensor) -> Tensor:
+    """Return the standard deviation of each frame [B, F, 1, 1, 1]."""
+    return x_BFChw.flatten(2).std(2)[:, :, None, None, None]
 
 
 class MatchingTrainer(StudentTrainer):
