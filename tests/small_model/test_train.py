@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
@@ -18,7 +22,7 @@ from harness.models.wan import Wan
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
 from harness.small_model.diffusion.objective import DiffusionForcing
-from harness.small_model.training.loop import Trainer
+from harness.small_model.training.loop import Trainer, batches
 from harness.small_model.training.objective import Batch, commit
 from harness.small_model.training.stages import Stage, Training
 from harness.small_model.training.teacher import TeacherForcing
@@ -98,6 +102,23 @@ def test_a_resumed_training_takes_the_same_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_workers_go_on_after_the_signals_that_stop_a_training() -> None:
+    """The training finishes its step and may need their next batch for it."""
+    stream = batches(_Process(), 0, workers=1)
+    pid = next(stream)
+    assert pid != os.getpid()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(pid, number)
+    assert [next(stream) for _ in range(4)] == [pid] * 4  # more than are prepared ahead
+
+
+class _Process(Dataset[Any]):
+    """Gives the number of the process that prepares a batch."""
+
+    def __getitem__(self, step: int) -> int:
+        return os.getpid()
+
+
 def test_what_is_shown_again_and_again_is_learned(tmp_path: Path) -> None:
     trained = trainer(tmp_path, replace(STEPS, steps=30, lr=1e-2))
     trained.run(source)

@@ -245,4 +245,14 @@ def batches(windows: Dataset[Batch], first_step: int, workers: int) -> Iterator[
     """
     # A sampler of step numbers: workers get them in turn, and a batch depends on its number alone.
     steps = range(first_step, 2**31)
-    yield from DataLoader(windows, batch_size=None, sampler=steps, num_workers=workers)
+    yield from DataLoader(
+        windows, batch_size=None, sampler=steps, num_workers=workers, worker_init_fn=leave_to_parent
+    )
+
+
+def leave_to_parent(worker: int) -> None:
+    """Ignore the signals that stop a training, in a process that prepares its batches."""
+    # A terminal and most schedulers send them to all processes. Without workers the training could
+    # not finish its step and write the checkpoint. Workers end with it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
