@@ -72,7 +72,7 @@ def trainer(folder: Path, stage: Stage = STAGE) -> StudentTrainer:
 
 def matching(guidance: float = 2.0) -> Matching:
     critic = teacher().requires_grad_(True)
-    return Matching(SPEC, SCHEDULE, teacher(), critic, guidance, shift=3.0)
+    return Matching(SPEC, SCHEDULE, teacher(), critic, guidance, guided_below=1.1, shift=3.0)
 
 
 def matching_trainer(folder: Path, stage: Stage) -> MatchingTrainer:

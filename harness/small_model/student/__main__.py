@@ -78,7 +78,13 @@ def match(config: dict[str, Any]) -> int:
     judge = _network("small_forcing", student.teacher_folder, model).to(device)
     critic = deepcopy(judge).train().requires_grad_(True)
     objective = Matching(
-        model.spec, schedule, judge, critic, teacher.guidance, student.critic_shift
+        model.spec,
+        schedule,
+        judge,
+        critic,
+        teacher.guidance,
+        student.guided_below,
+        student.critic_shift,
     )
     return _run(
         config,

@@ -29,6 +29,7 @@ class Student:
     folder: folder of the checkpoint of the student that `match` and `rekey` begin with; None for
         the weights of `model=small`, which ship.
     critic_lr: learning rate of the critic of `match`, in multiples of the student's.
+    guided_below: noise level below which the teacher of `match` is guided, 0..1.
     critic_shift: shift of the noise levels at which `match` compares student and teacher.
     """
 
@@ -36,6 +37,7 @@ class Student:
     substeps: int = 4
     folder: str | None = None
     critic_lr: float = 4.0
+    guided_below: float = 0.8
     critic_shift: float = 3.0
 
 

@@ -35,11 +35,13 @@ class Matching(FewSteps):
 
     critic: network that learns the flow of the student's videos; it starts as the teacher.
     guidance: scale of the teacher's classifier-free guidance.
+    guided_below: noise level from which on there is no guidance.
     shift: shift of the noise levels at which critic and teacher are compared.
     """
 
     critic: Wan
     guidance: float
+    guided_below: float
     shift: float
 
     def loss(
@@ -71,11 +73,11 @@ class Matching(FewSteps):
                 x - level * noisy.flow(self.teacher, self.spec, no_text)(x, level_BF)
                 for no_text in (False, True)
             )
-            true = without + self.guidance * (with_text - without)
-            # Guidance also raises contrast: at pure noise, a scale of 3 triples it. A sampler of
-            # many steps takes that back at low noise. Here it would stay, so scale it back
-            # (arXiv 2305.08891, eq. 15).
-            true = true * deviation(with_text) / deviation(true)
+            # Guidance raises contrast: at pure noise, a scale of 3 triples it. A sampler of many
+            # steps takes that back later, but here it would stay. So guide only where noise is low
+            # enough to show most of the picture (arXiv 2404.07724).
+            scale = torch.where(level < self.guided_below, self.guidance, 1.0)
+            true = without + scale * (with_text - without)
             # From what the teacher sees in x to what the critic sees. Dividing by the distance
             # weighs all noise levels alike (DMD, eq. 7 and 8).
             away = x - level * critic_flow - true
@@ -84,11 +86,6 @@ class Matching(FewSteps):
         squared_BFhw = (x0 - (made - away)).square().mean(2)
         student_loss = (weight_BFhw / weight_BFhw.mean() * squared_BFhw).mean() / 2
         return student_loss + critic_loss, self.by_time(away.abs().mean((2, 3, 4)), noisy)
-
-
-def deviation(x_BFChw: Tensor) -> Tensor:
-    """Return the standard deviation of each frame [B, F, 1, 1, 1]."""
-    return x_BFChw.flatten(2).std(2)[:, :, None, None, None]
 
 
 class MatchingTrainer(StudentTrainer):
