@@ -77,11 +77,11 @@ class Matching(FewSteps):
             # steps takes that back later, but here it would stay. So guide only where noise is low
             # enough to show most of the picture (arXiv 2404.07724).
             scale = torch.where(level < self.guided_below, self.guidance, 1.0)
-            true = without + scale * (with_text - without)
+            guided = without + scale * (with_text - without)
             # From what the teacher sees in x to what the critic sees. Dividing by the distance
             # weighs all noise levels alike (DMD, eq. 7 and 8).
-            away = x - level * critic_flow - true
-            away = away / (made - true).abs().mean((2, 3, 4), keepdim=True)
+            away = x - level * critic_flow - guided
+            away = away / (made - guided).abs().mean((2, 3, 4), keepdim=True)
         # The gradient of this square with respect to x0 is `away`.
         squared_BFhw = (x0 - (made - away)).square().mean(2)
         student_loss = (weight_BFhw / weight_BFhw.mean() * squared_BFhw).mean() / 2
