@@ -207,10 +207,13 @@ def test_a_student_moves_from_its_own_mean_to_the_teachers(
     assert ((gradient < 0) == (teachers < students)).all()
 
 
-def test_a_training_without_a_critic_is_not_resumed_with_one(tmp_path: Path) -> None:
-    trainer(tmp_path).save()
+def test_a_training_is_not_resumed_as_one_of_another_kind(tmp_path: Path) -> None:
+    trainer(tmp_path / "plain").save()
     with pytest.raises(UserError, match="holds a training without a critic"):
-        matching_trainer(tmp_path, STAGE)
+        matching_trainer(tmp_path / "plain", STAGE)
+    matching_trainer(tmp_path / "matched", STAGE).save()
+    with pytest.raises(UserError, match="holds a training with a critic"):
+        trainer(tmp_path / "matched")
 
 
 @pytest.mark.slow

@@ -116,10 +116,8 @@ class MatchingTrainer(StudentTrainer):
         critic.zero_grad()
         # Its backward pass gives the critic's gradients too.
         found = super()._step(index, batch)
-        torch.nn.utils.clip_grad_norm_(critic.parameters(), self.training.clip)
         set_lr(self.critic_optimisers, self.critic_lr * self._lr(index))
-        for optim in self.critic_optimisers:
-            optim.step()
+        self._descend(critic, self.critic_optimisers)
         return found
 
     def _state(self) -> State:
@@ -134,7 +132,7 @@ class MatchingTrainer(StudentTrainer):
                 "folder"
             )
         split = len(self.optimisers)
-        super()._resume(replace(state, optimisers=state.optimisers[:split]))
+        super()._resume(replace(state, optimisers=state.optimisers[:split], critic=None))
         self.objective.critic.load_state_dict(state.critic)
         for optim, content in zip(self.critic_optimisers, state.optimisers[split:], strict=True):
             optim.load_state_dict(content)

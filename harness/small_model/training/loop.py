@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from harness.models.wan import Wan, WanDims
@@ -130,19 +131,24 @@ class Trainer:
             loss, by_time = self.objective.loss(self.network, batch.to(self.device), stage, draws)
         self.network.zero_grad()
         torch.autograd.backward(loss)
+        self._descend(self.network, self.optimisers)
+        self.average.update(self.network, step)
+        return loss.item(), by_time
+
+    def _descend(self, network: Wan, optims: Sequence[Optimizer]) -> None:
+        """Do one step of a network's optimisers with the gradients that it has."""
         # One outlier of a batch must not undo many steps.
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), self.training.clip)
         # A single step of NaN would spoil all weights, and the next checkpoint would replace the
         # last good one.
         if not norm.isfinite():
             raise UserError(
-                f"the gradient of step {step} is not finite: the checkpoint in {self.folder} is of "
-                "an earlier step; lower train.stages' lr, or set train.compile=false"
+                f"the gradient of step {self.clock.step} is not finite: the checkpoint in "
+                f"{self.folder} is of an earlier step; lower train.stages' lr, or set "
+                "train.compile=false"
             )
-        for optim in self.optimisers:
+        for optim in optims:
             optim.step()
-        self.average.update(self.network, step)
-        return loss.item(), by_time
 
     def _done(self, index: int) -> float:
         """Return the share of a stage that is over, 0..1."""
@@ -203,6 +209,11 @@ class Trainer:
             raise UserError(
                 f"{self.folder} holds a training of {len(state.clock.stage_steps)} stages: give "
                 "as many in train.stages or set train.folder to another folder"
+            )
+        if state.critic is not None:
+            raise UserError(
+                f"{self.folder} holds a training with a critic: set train.folder to another "
+                "folder, or go on with `match`"
             )
         self.network.load_state_dict(state.model)
         for optim, content in zip(self.optimisers, state.optimisers, strict=True):
