@@ -62,7 +62,7 @@ validity: $(VENV)/run ## run the 33 published methods and hold their ranks again
 sweep-moviegen sweep-storyeval: sweep-%: $(VENV)/run
 	OMP_NUM_THREADS=1 $(BIN)/python -m harness -m method=$(ROWS) suite=$* suite.prompts=$(PROMPTS) track=disabled results_dir=results/validity $(WORDS)
 
-train-small: $(VENV)/run ## train the small models again (the teacher six hours, the student eight; a second `make` goes on)
+train-small: $(VENV)/run ## train the small models again (the teacher six hours, the student nine; a second `make` goes on)
 	$(BIN)/python -m harness.small_model.diffusion train
 	$(BIN)/python -m harness.small_model.student train student.teacher_folder=results/.train/forcing
 	$(BIN)/python -m harness.small_model.student rekey student.folder=results/.train/student

@@ -183,7 +183,7 @@ def test_a_student_stays_where_critic_and_teacher_agree(stage: Stage) -> None:
 def test_a_student_moves_from_its_own_mean_to_the_teachers(
     monkeypatch: pytest.MonkeyPatch, teachers: float, students: float
 ) -> None:
-    """Here teacher and critic are the exact flows of normal distributions with these means."""
+    """Teacher and critic are replaced by the exact flows of two normal distributions."""
     task = matching(guidance=1.0)
     means, deviation, real = {task.teacher: teachers, task.critic: students}, 0.5, Noisy.flow
 

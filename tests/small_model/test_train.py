@@ -101,9 +101,8 @@ def test_a_resumed_training_takes_the_same_steps(tmp_path: Path) -> None:
     assert [row["step"] for row in second.rows] == [row["step"] for row in whole.rows] == [2, 4]
 
 
-@pytest.mark.slow
 def test_workers_go_on_after_the_signals_that_stop_a_training() -> None:
-    """The training finishes its step and may need their next batch for it."""
+    """A training that was told to stop still finishes its step, which needs a batch."""
     stream = batches(_Process(), 0, workers=1)
     pid = next(stream)
     assert pid != os.getpid()
@@ -119,6 +118,7 @@ class _Process(Dataset[Any]):
         return os.getpid()
 
 
+@pytest.mark.slow
 def test_what_is_shown_again_and_again_is_learned(tmp_path: Path) -> None:
     trained = trainer(tmp_path, replace(STEPS, steps=30, lr=1e-2))
     trained.run(source)

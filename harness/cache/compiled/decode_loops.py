@@ -1,4 +1,4 @@
-"""Decodes frames from packed pages, in loops that numba compiles.
+"""Dequantizes frames from packed pages, in loops that numba compiles.
 
 All arithmetic is in fp32, in the order of `methods.quantizers` and without contraction, so results
 equal torch's bit for bit. numba has neither FP16 nor BF16 on a CPU: they are 16-bit integers here.
@@ -79,7 +79,9 @@ def spread(row, count):
 
 @njit(inline="always")
 def put_plane(codes, bits, by_table, tables, p, scales, zeros, total):  # noqa: PLR0913
-    """Write plane p of a token to total [D], or add it if p is not 0: number * scale + zero.
+    """Dequantize plane p of a token as number * scale + zero.
+
+    The values overwrite total [D] if p is 0, and are added to it otherwise.
 
     codes: address of the token's bytes. Value j of field n begins at bit n * bits of byte j.
     by_table: whether the number of a code is its entry in table p; otherwise it is the code.

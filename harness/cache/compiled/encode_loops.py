@@ -1,4 +1,4 @@
-"""Encodes frames into packed pages, in a loop that numba compiles.
+"""Quantizes frames into packed pages, in a loop that numba compiles.
 
 Arithmetic and arguments follow `harness.cache.compiled.decode_loops`.
 """

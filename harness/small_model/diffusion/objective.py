@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.api import CacheSpec
 from harness.models.wan import Wan
 from harness.sampling.schedule import GRID
-from harness.small_model.training.objective import Batch, Objective, noised, randn
+from harness.small_model.training.objective import Batch, Objective, frame_errors, noised, randn
 from harness.small_model.training.stages import Stage
 from harness.small_model.training.teacher import TeacherForcing
 
@@ -54,10 +54,7 @@ class DiffusionForcing(Objective):
         text_kv = network.text_kv(batch.text_BTE)
         flow = network(noised(x0, sigma_BF, noise), GRID * sigma_BF, text_kv, forcing, plan)
         squared_BFhw = (flow.float() - (noise - x0)).square().mean(2)
-        # A mean weight of 1 keeps the scale of the loss, and so the learning rate, independent of
-        # how many things a batch shows.
-        weight = batch.weight_BFhw / batch.weight_BFhw.mean()
-        error_BF = (weight * squared_BFhw).mean((2, 3))
+        error_BF = frame_errors(squared_BFhw, batch.weight_BFhw)
         counts_BF = sigma_BF > 0
         by_time = {}
         for i in range(BINS):

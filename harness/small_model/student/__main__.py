@@ -114,7 +114,7 @@ def rekey(config: dict[str, Any]) -> int:
 
 def _network(preset: str, folder: str | None, model: VideoModel) -> Wan:
     """Return the weights that ship with a preset, or those of a training's folder."""
-    # The averaged weights, as those that ship are.
+    # Of a checkpoint, the averaged weights: the weights that ship are averages too.
     return shipped(preset, model) if folder is None else averaged(folder, model)
 
 

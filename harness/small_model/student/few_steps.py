@@ -19,7 +19,14 @@ from harness.models.wan import Wan
 from harness.sampling.schedule import GRID, Schedule
 from harness.small_model.diffusion.keys import keep_keys
 from harness.small_model.training.loop import Trainer, compile_blocks
-from harness.small_model.training.objective import Batch, Objective, commit, noised, randn
+from harness.small_model.training.objective import (
+    Batch,
+    Objective,
+    commit,
+    frame_errors,
+    noised,
+    randn,
+)
 from harness.small_model.training.stages import Stage, Training
 from harness.small_model.training.teacher import TeacherForcing
 
@@ -131,7 +138,7 @@ class FewSteps(Objective):
         return [*self.schedule.sigma(times).tolist(), 0.0]
 
     def by_time(self, error_BF: Tensor, noisy: Noisy) -> dict[float, float]:
-        """Return the mean of the frames' errors by the time of their pass, for the log."""
+        """Average the errors of frames over each time of the sampler, for the log."""
         return {
             GRID * level: error_BF[noisy.chosen_BF == i].mean().item()
             for i, level in enumerate(self.levels()[:-1])
@@ -141,7 +148,7 @@ class FewSteps(Objective):
 
 @dataclass(frozen=True)
 class Regression(FewSteps):
-    """Base class of losses that give the network a flow to predict for each noisy chunk."""
+    """Base class of losses that compare the flow that a network predicts with a target flow."""
 
     @abstractmethod
     def target_flow(self, noisy: Noisy, flow: Flow) -> Tensor:
@@ -163,7 +170,7 @@ class Regression(FewSteps):
             target = self.target_flow(noisy, flow)
         # As a flow and not as x0: the loss then weighs all levels as the teacher's loss does.
         squared_BFhw = (flow(noisy.x_BFChw, noisy.sigma_BF) - target).square().mean(2)
-        error_BF = (weight_BFhw / weight_BFhw.mean() * squared_BFhw).mean((2, 3))
+        error_BF = frame_errors(squared_BFhw, weight_BFhw)
         return error_BF.mean(), self.by_time(error_BF, noisy)
 
 

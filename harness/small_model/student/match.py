@@ -1,10 +1,10 @@
-"""Makes a distilled student sharp: moves its videos to where the teacher finds them more probable.
+"""Trains a distilled student by distribution matching, which makes its videos sharp.
 
-A third network, the critic, learns the flow of the student's videos, as the teacher learned that of
-true ones. Where the two disagree about a noised video of the student, the difference of their
-predictions is the direction in which the video becomes more probable to the teacher. The student
-learns to move there. The optimum of a regression is the mean of all futures, which is a blur; here
-it is one of them.
+A third network, the critic, predicts the flow of the student's videos, as the teacher predicts that
+of true videos. Both look at a noised video of the student. The difference of their predictions is
+the direction in which the video becomes more probable to the teacher, and the student learns to
+move it there. A regression learns the mean of all possible videos, which is a blur. Distribution
+matching learns to generate one of them.
 
 Source  DMD and DMD2 (arXiv 2311.18828, 2405.14867), on the student's own rollouts as in
         Self-Forcing (arXiv 2506.08009).
@@ -22,7 +22,7 @@ from harness.small_model.diffusion.keys import keep_keys
 from harness.small_model.diffusion.objective import DiffusionForcing
 from harness.small_model.student.few_steps import FewSteps, StudentTrainer
 from harness.small_model.training.loop import compile_blocks
-from harness.small_model.training.objective import Batch, noised, randn
+from harness.small_model.training.objective import Batch, frame_errors, noised, randn
 from harness.small_model.training.optim import optimisers, set_lr
 from harness.small_model.training.stages import Stage, Training
 from harness.small_model.training.state import State
@@ -35,7 +35,7 @@ class Matching(FewSteps):
 
     critic: network that learns the flow of the student's videos; it starts as the teacher.
     guidance: scale of the teacher's classifier-free guidance.
-    guided_below: noise level from which on there is no guidance.
+    guided_below: noise level at and above which guidance is off, 0..1.
     shift: shift of the noise levels at which critic and teacher are compared.
     """
 
@@ -73,18 +73,18 @@ class Matching(FewSteps):
                 x - level * noisy.flow(self.teacher, self.spec, no_text)(x, level_BF)
                 for no_text in (False, True)
             )
-            # Guidance raises contrast: at pure noise, a scale of 3 triples it. A sampler of many
-            # steps takes that back later, but here it would stay. So guide only where noise is low
-            # enough to show most of the picture (arXiv 2404.07724).
+            # Guidance raises contrast: at pure noise, a scale of 3 nearly triples it. A sampler of
+            # many steps corrects this in its later steps. Here nothing corrects it, so guidance is
+            # off above a noise level (limited interval guidance, arXiv 2404.07724).
             scale = torch.where(level < self.guided_below, self.guidance, 1.0)
             guided = without + scale * (with_text - without)
-            # From what the teacher sees in x to what the critic sees. Dividing by the distance
-            # weighs all noise levels alike (DMD, eq. 7 and 8).
+            # From the clean chunk that the teacher predicts to the one that the critic predicts.
+            # Dividing by the distance weighs all noise levels alike (DMD, eq. 7 and 8).
             away = x - level * critic_flow - guided
             away = away / (made - guided).abs().mean((2, 3, 4), keepdim=True)
         # The gradient of this square with respect to x0 is `away`.
         squared_BFhw = (x0 - (made - away)).square().mean(2)
-        student_loss = (weight_BFhw / weight_BFhw.mean() * squared_BFhw).mean() / 2
+        student_loss = frame_errors(squared_BFhw, weight_BFhw).mean() / 2
         return student_loss + critic_loss, self.by_time(away.abs().mean((2, 3, 4)), noisy)
 
 
@@ -114,7 +114,8 @@ class MatchingTrainer(StudentTrainer):
     def _step(self, index: int, batch: Batch) -> tuple[float, dict[float, float]]:
         critic = self.objective.critic
         critic.zero_grad()
-        # Its backward pass gives the critic's gradients too.
+        # The loss is the sum for both networks, so its backward pass also gives the gradients of
+        # the critic.
         found = super()._step(index, batch)
         set_lr(self.critic_optimisers, self.critic_lr * self._lr(index))
         self._descend(critic, self.critic_optimisers)

@@ -136,7 +136,10 @@ class Trainer:
         return loss.item(), by_time
 
     def _descend(self, network: Wan, optims: Sequence[Optimizer]) -> None:
-        """Do one step of a network's optimisers with the gradients that it has."""
+        """Clip the gradients of a network and do one step of its optimisers.
+
+        Raises  UserError: the gradients are not finite.
+        """
         # One outlier of a batch must not undo many steps.
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), self.training.clip)
         # A single step of NaN would spoil all weights, and the next checkpoint would replace the
@@ -191,7 +194,7 @@ class Trainer:
             ema=self.average.weights,
             optimisers=[optim.state_dict() for optim in self.optimisers],
             clock=self.clock,
-            # The log is part of the checkpoint, so that both always end at the same step.
+            # The log is saved with the weights, so a resumed training continues it at its step.
             rows=self.rows,
         )
 
@@ -263,7 +266,7 @@ def batches(windows: Dataset[Batch], first_step: int, workers: int) -> Iterator[
 
 def leave_to_parent(worker: int) -> None:
     """Ignore the signals that stop a training, in a process that prepares its batches."""
-    # A terminal and most schedulers send them to all processes. Without workers the training could
-    # not finish its step and write the checkpoint. Workers end with it.
+    # A terminal and most schedulers send them to all processes of a job. The training then finishes
+    # its step, for which it may need a batch, and writes the checkpoint. Workers end when it ends.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -77,6 +77,14 @@ def randn(like: Tensor, draws: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=draws, device=like.device)
 
 
+def frame_errors(error_BFhw: Tensor, weight_BFhw: Tensor) -> Tensor:
+    """Return the weighted mean error of each frame [B, F]."""
+    # A mean weight of 1 keeps the scale of the loss, and so the learning rate, independent of how
+    # many things a batch shows.
+    weight = weight_BFhw / weight_BFhw.mean()
+    return (weight * error_BFhw).mean((2, 3))
+
+
 def noised(x0_BFChw: Tensor, sigma_BF: Tensor, noise_BFChw: Tensor) -> Tensor:
     """Return latents at the noise levels of their frames: (1 - s) x0 + s n."""
     sigma = sigma_BF[:, :, None, None, None]  # broadcast over channels and cells

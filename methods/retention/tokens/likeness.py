@@ -16,7 +16,7 @@ def unit(key: Tensor) -> Tensor:
 
 
 def mean_cosine(unit: Tensor, live: Tensor) -> Tensor:
-    """Return the mean cosine of each key to the live keys; its cosine to itself counts as 0.
+    """Return the mean cosine similarity of each key and all live keys; with itself it is 0.
 
     Shapes  unit [..., N, D], live [..., N] -> [..., N].
 

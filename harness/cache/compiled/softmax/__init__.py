@@ -51,7 +51,10 @@ def outruns_torch() -> bool:
 
 
 def loop_for(dtype: torch.dtype) -> AttentionLoop | None:
-    """Return the compiled attention loop for a dtype; None if torch is faster or there is none."""
+    """Return the compiled attention loop for a dtype, or None if torch should attend.
+
+    There is a loop for BF16, and on some processors torch is faster than it.
+    """
     if dtype != torch.bfloat16 or not outruns_torch():
         return None
     from harness.cache.compiled.softmax.attend import attend_bf16  # needs numba
