@@ -89,17 +89,25 @@ def run(options: Options) -> int:
 
 
 def rates(lab: Lab) -> None:
-    """Measure the limits of the machine: copied bytes and multiplied BF16 matrices per second."""
+    """Measure the limits of the machine: copied bytes and multiplied matrices per second."""
     # They tell how far the other rows are from what the machine can do at all.
     k, _ = lab.tensors(lab.sizes.histories[0])
     room = torch.empty_like(k)
-    x = torch.randn(MATRIX, MATRIX).bfloat16()
-    times = lab.times({"copy": lambda _: room.copy_(k), "product": lambda _: x @ x})
+    x = torch.randn(MATRIX, MATRIX)
+    half = x.bfloat16()
+    # Both dtypes: some processors emulate products in BF16, and attend in fp32.
+    cases: dict[str, Action] = {
+        "copy": lambda _: room.copy_(k),
+        "BF16": lambda _: half @ half,
+        "FP32": lambda _: x @ x,
+    }
+    times = lab.times(cases)
     # Factors of 2: a copy reads and writes each byte; a product multiplies and adds.
     note = f"{k.nbytes / 1e6:.3g} MB read and as many written"
     lab.add("copy", 2e-9 * k.nbytes / times.of("copy").middle, "GB/s", note=note)
-    note = f"BF16, {MATRIX} x {MATRIX}"
-    lab.add("product", 2e-9 * MATRIX**3 / times.of("product").middle, "GFLOP/s", note=note)
+    for dtype in ("BF16", "FP32"):
+        rate = 2e-9 * MATRIX**3 / times.of(dtype).middle
+        lab.add(f"product in {dtype}", rate, "GFLOP/s", note=f"{MATRIX} x {MATRIX}")
 
 
 def staging(lab: Lab) -> None:

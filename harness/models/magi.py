@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.cache.positions import BandedRope
+from harness.models.linear import Conv3d, Linear, in_fp32
 from harness.models.network import VideoNetwork
-from harness.models.wan import in_fp32, per_frame, unpatchify
+from harness.models.wan import per_frame, unpatchify
 from harness.sampling.network import Attends, TextKV, TimeEmbedding
 
 if TYPE_CHECKING:
@@ -137,13 +138,13 @@ class Magi(VideoNetwork):
         super().__init__()
         self.dims = dims
         patches = (2 if dims.doubles_channels else 1) * dims.latent_channels
-        self.x_embedder = nn.Conv3d(patches, dims.dim, (1, 2, 2), (1, 2, 2), bias=False)
+        self.x_embedder = Conv3d(patches, dims.dim, (1, 2, 2), (1, 2, 2), bias=False)
         self.t_embedder = nn.ModuleDict(
             {
                 "mlp": nn.Sequential(
-                    nn.Linear(WAVES, dims.cond_dim),
+                    Linear(WAVES, dims.cond_dim),
                     nn.SiLU(),
-                    nn.Linear(dims.cond_dim, dims.cond_dim),
+                    Linear(dims.cond_dim, dims.cond_dim),
                 )
             }
         )
@@ -156,7 +157,7 @@ class Magi(VideoNetwork):
                 "final_layernorm": OnePlusNorm(dims.dim),
             }
         )
-        self.final_linear = nn.ModuleDict({"linear": nn.Linear(dims.dim, 4 * patches, bias=False)})
+        self.final_linear = nn.ModuleDict({"linear": Linear(dims.dim, 4 * patches, bias=False)})
 
     @property
     def device(self) -> torch.device:
@@ -262,8 +263,8 @@ class TextEmbedder(nn.Module):
     def __init__(self, dims: MagiDims) -> None:
         super().__init__()
         self.null_caption_embedding = nn.Parameter(torch.zeros(dims.text_rows, dims.text_dim))
-        self.y_proj_xattn = nn.Sequential(nn.Linear(dims.text_dim, dims.dim), nn.SiLU())
-        self.y_proj_adaln = nn.Sequential(nn.Linear(dims.text_dim, dims.cond_dim))
+        self.y_proj_xattn = nn.Sequential(Linear(dims.text_dim, dims.dim), nn.SiLU())
+        self.y_proj_adaln = nn.Sequential(Linear(dims.text_dim, dims.cond_dim))
 
 
 class Layer(nn.Module):
@@ -301,7 +302,7 @@ class Gates(nn.Module):
 
     def __init__(self, dims: MagiDims) -> None:
         super().__init__()
-        self.proj = nn.Sequential(nn.Linear(dims.cond_dim, 2 * dims.dim))
+        self.proj = nn.Sequential(Linear(dims.cond_dim, 2 * dims.dim))
 
     def forward(self, condition_BFC: Tensor) -> Tensor:
         """Return both gates of every frame, one after the other: -> [B, F, 2 * dim]."""
@@ -319,8 +320,8 @@ class Attention(nn.Module):
         self.layer, self.dims = layer, dims
         self.linear_qkv = QKV(dims)
         kv = 2 * dims.num_kv_heads * dims.head_dim
-        self.linear_kv_xattn = nn.Linear(dims.dim, kv, bias=False)
-        self.linear_proj = nn.Linear(2 * dims.num_heads * dims.head_dim, dims.dim, bias=False)
+        self.linear_kv_xattn = Linear(dims.dim, kv, bias=False)
+        self.linear_proj = Linear(2 * dims.num_heads * dims.head_dim, dims.dim, bias=False)
         self.q_layernorm, self.k_layernorm = (OnePlusNorm(dims.head_dim) for _ in "qk")
         self.q_layernorm_xattn, self.k_layernorm_xattn = (OnePlusNorm(dims.head_dim) for _ in "qk")
 
@@ -360,8 +361,8 @@ class QKV(nn.Module):
         wide, narrow = dims.num_heads * dims.head_dim, dims.num_kv_heads * dims.head_dim
         self.head_dim = dims.head_dim
         self.layer_norm = nn.LayerNorm(dims.dim, eps=EPS)
-        self.q, self.qx = (nn.Linear(dims.dim, wide, bias=False) for _ in range(2))
-        self.k, self.v = (nn.Linear(dims.dim, narrow, bias=False) for _ in range(2))
+        self.q, self.qx = (Linear(dims.dim, wide, bias=False) for _ in range(2))
+        self.k, self.v = (Linear(dims.dim, narrow, bias=False) for _ in range(2))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return q and the text's q [B, H, T, D], and k and v [B, G, T, D]."""
@@ -380,8 +381,8 @@ class MLP(nn.Module):
         self.is_gated = dims.gated_mlp
         self.layer_norm = nn.LayerNorm(dims.dim, eps=EPS)
         hidden = (2 if dims.gated_mlp else 1) * dims.ffn_dim
-        self.linear_fc1 = nn.Linear(dims.dim, hidden, bias=False)
-        self.linear_fc2 = nn.Linear(dims.ffn_dim, dims.dim, bias=False)
+        self.linear_fc1 = Linear(dims.dim, hidden, bias=False)
+        self.linear_fc2 = Linear(dims.ffn_dim, dims.dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the feed-forward of x [B, T, dim] -> the same shape."""

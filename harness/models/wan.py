@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.cache.positions import Rope
+from harness.models.linear import Conv3d, Linear, in_fp32
 from harness.models.network import VideoNetwork
 from harness.sampling.network import Attends, TextKV, TimeEmbedding
 
@@ -107,23 +108,23 @@ class Wan(VideoNetwork):
         self.fps_row = 0 if fps == 16 else 1  # as in SkyReels-V2: row 1 is for every other rate
         d = dims.dim
         # Optional parts exist only where they are set: a checkpoint must match all names exactly.
-        self.patch_embedding = nn.Conv3d(dims.latent_channels, d, (1, 2, 2), (1, 2, 2))
+        self.patch_embedding = Conv3d(dims.latent_channels, d, (1, 2, 2), (1, 2, 2))
         self.text_embedding = nn.Sequential(
-            nn.Linear(dims.text_dim, d), nn.GELU(approximate="tanh"), nn.Linear(d, d)
+            Linear(dims.text_dim, d), nn.GELU(approximate="tanh"), Linear(d, d)
         )
-        self.time_embedding = nn.Sequential(nn.Linear(dims.freq_dim, d), nn.SiLU(), nn.Linear(d, d))
-        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
+        self.time_embedding = nn.Sequential(Linear(dims.freq_dim, d), nn.SiLU(), Linear(d, d))
+        self.time_projection = nn.Sequential(nn.SiLU(), Linear(d, 6 * d))
         if dims.fps_rows:
             self.fps_embedding = nn.Embedding(dims.fps_rows, d)
-            self.fps_projection = nn.Sequential(nn.Linear(d, d), nn.SiLU(), nn.Linear(d, 6 * d))
+            self.fps_projection = nn.Sequential(Linear(d, d), nn.SiLU(), Linear(d, 6 * d))
         # The published networks have none: rotary positions are relative, and they learn absolute
         # ones from the noise, which takes more training than a small model gets.
         if dims.place_waves:
-            self.place_embedding = nn.Linear(4 * dims.place_waves, d)
+            self.place_embedding = Linear(4 * dims.place_waves, d)
         # Rotary positions do not tell the network how late in the video a frame is. Prompts with
         # "first ... then ..." need that.
         if dims.clock_frames:
-            self.clock_embedding = nn.Linear(2 * CLOCK_WAVES, d)
+            self.clock_embedding = Linear(2 * CLOCK_WAVES, d)
         self.blocks = nn.ModuleList(Block(dims, layer) for layer in range(dims.num_layers))
         self.head = Head(dims)
 
@@ -221,7 +222,7 @@ class Block(nn.Module):
         self.norm3 = nn.LayerNorm(d, eps=1e-6)
         self.cross_attn = CrossAttention(dims)
         self.ffn = nn.Sequential(
-            nn.Linear(d, dims.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(dims.ffn_dim, d)
+            Linear(d, dims.ffn_dim), nn.GELU(approximate="tanh"), Linear(dims.ffn_dim, d)
         )
 
     def forward(
@@ -249,7 +250,7 @@ class Attention(nn.Module):
         super().__init__()
         d = dims.dim
         self.num_heads = dims.num_heads
-        self.q, self.k, self.v, self.o = (nn.Linear(d, d) for _ in range(4))
+        self.q, self.k, self.v, self.o = (Linear(d, d) for _ in range(4))
         # As in the checkpoints, one norm spans all heads together.
         self.norm_q, self.norm_k = RMSNorm(d), RMSNorm(d)
 
@@ -295,7 +296,7 @@ class Head(nn.Module):
     def __init__(self, dims: WanDims) -> None:
         super().__init__()
         self.modulation = nn.Parameter(torch.zeros(1, 2, dims.dim))
-        self.head = nn.Linear(dims.dim, 4 * dims.latent_channels)
+        self.head = Linear(dims.dim, 4 * dims.latent_channels)
 
     def forward(self, x: Tensor, e_BFD: Tensor) -> Tensor:
         """Return patches: x [B, F * T, dim] -> [B, F * T, 4 C], ordered (row, column, channel)."""
@@ -345,14 +346,6 @@ def unpatchify(patches: Tensor, like_BFChw: Tensor) -> Tensor:
     apart = patches.unflatten(1, (num_frames, *grid)).unflatten(-1, (2, 2, -1))
     latents: Tensor = apart.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
     return latents
-
-
-def in_fp32(layers: nn.Module, x: Tensor) -> Tensor:
-    """Return layers(x) computed in fp32, whatever the dtype of the weights."""
-    # Copies for this call: stored in fp32 they would take twice the memory all the time.
-    weights = {name: weight.float() for name, weight in layers.named_parameters()}
-    out: Tensor = torch.func.functional_call(layers, weights, (x.float(),))
-    return out
 
 
 def sinusoid(t: Tensor, width: int) -> Tensor:
