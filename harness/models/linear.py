@@ -8,11 +8,11 @@ the sums differs. Everywhere else the layers are PyTorch's own.
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from harness.system.machine import is_emulated
 
 
 class Linear(nn.Linear):
@@ -44,24 +44,3 @@ def in_fp32(layers: nn.Module, x: Tensor) -> Tensor:
     weights = {name: weight.float() for name, weight in layers.named_parameters()}
     out: Tensor = torch.func.functional_call(layers, weights, (x.float(),))
     return out
-
-
-def is_emulated(x: Tensor) -> bool:
-    """Return whether PyTorch emulates matrix products of x's dtype on its device."""
-    # Under autocast the dtype of the input is not that of the product.
-    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-        return False
-    return x.dtype in emulated_dtypes()
-
-
-@cache
-def emulated_dtypes() -> frozenset[torch.dtype]:
-    """Return the dtypes whose matrix products PyTorch emulates on this processor."""
-    # PyTorch leaves 16-bit products to oneDNN, in builds that have it.
-    if not torch.backends.mkldnn.is_available():
-        return frozenset((torch.bfloat16, torch.float16))
-    found = {
-        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported(),
-    }
-    return frozenset(dtype for dtype, supported in found.items() if not supported)

@@ -1,14 +1,16 @@
-"""Chooses the device, and describes the machine and its software for environment.json."""
+"""Chooses the device, knows what it can multiply, and describes it for environment.json."""
 
 from __future__ import annotations
 
 import os
 import platform
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from torch import Tensor
 
 from harness.system.version import code_version, git_state, package_version
 
@@ -33,6 +35,30 @@ def choose_device(wanted: str) -> torch.device:
     if not known or device.type not in ("cpu", "cuda"):
         raise ValueError(f"run.device={wanted}: choose auto, cpu, cuda or cuda:<n> of this machine")
     return device
+
+
+def is_emulated(x: Tensor) -> bool:
+    """Return whether PyTorch emulates matrix products of x's dtype on its device.
+
+    On a processor without instructions for BF16 these take eight times as long as in fp32, or more.
+    """
+    # Under autocast the dtype of the input is not that of the product.
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    return x.dtype in emulated_dtypes()
+
+
+@cache
+def emulated_dtypes() -> frozenset[torch.dtype]:
+    """Return the dtypes whose matrix products PyTorch emulates on this processor."""
+    # PyTorch leaves 16-bit products to oneDNN, in builds that have it.
+    if not torch.backends.mkldnn.is_available():
+        return frozenset((torch.bfloat16, torch.float16))
+    found = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported(),
+    }
+    return frozenset(dtype for dtype, supported in found.items() if not supported)
 
 
 def device_name(device: torch.device) -> str:

@@ -13,7 +13,7 @@ from harness.api import Exact, Method, Quantizer, Tier
 from harness.cache import compiled, kernels
 from harness.cache.attention import auto
 from harness.cache.attention.auto import Auto
-from harness.cache.attention.base import Backend
+from harness.cache.attention.base import Backend, into, out_of
 from harness.cache.attention.by_kernel import unread
 from harness.cache.attention.compiled import Compiled
 from harness.cache.attention.dense import Merge, attend_dense
@@ -22,6 +22,7 @@ from harness.cache.attention.portable import Portable
 from harness.cache.attention.reference import Reference
 from harness.cache.attention.staged import Staged
 from harness.cache.session import Session
+from harness.system import machine
 from harness.system.errors import UserError
 from harness.system.logs import log
 from methods.quantizers.affine import Affine
@@ -272,3 +273,16 @@ def test_kernels_read_frames_whose_quantizers_say_their_form() -> None:
     assert unread(Method(rtn, Outliers(rtn), KeepAll())) == "what Outliers stores"
     spans = Method(rtn, rtn, Spans(3), tiers={"recent": exact})
     assert unread(spans) == "what RTN stores"  # pages of three frames
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_a_change_of_basis_is_rounded_once_where_products_are_emulated(emulated, monkeypatch):
+    found = frozenset({torch.bfloat16}) if emulated else frozenset()
+    monkeypatch.setattr(machine, "emulated_dtypes", lambda: found)
+    x = torch.randn(1, 2, 40, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    basis = QuaRot(Affine(bits=4, group=32, axis="channels")).rotation(64, CPU)
+    assert basis is not None
+    for ours, matrix in [(into(x, basis), basis), (out_of(x, basis), basis.T)]:
+        exact = x.double() @ matrix.double()
+        assert ours.dtype == x.dtype
+        assert (ours == exact.bfloat16()).double().mean() > 0.98

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.models import linear
 from harness.models.linear import Conv3d, Linear
 from harness.models.magi import MagiDims
 from harness.models.wan import WanDims
+from harness.system import machine
 
 INPUTS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "linear": (Linear(96, 40), (2, 7, 96)),
@@ -22,7 +22,7 @@ INPUTS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 
 
 def emulate(monkeypatch: pytest.MonkeyPatch, *dtypes: torch.dtype) -> None:
-    monkeypatch.setattr(linear, "emulated_dtypes", lambda: frozenset(dtypes))
+    monkeypatch.setattr(machine, "emulated_dtypes", lambda: frozenset(dtypes))
 
 
 def drawn(name: str, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
@@ -66,8 +66,8 @@ def test_autocast_decides_the_dtype_of_a_product(monkeypatch):
 
 def test_a_gpu_never_computes_in_fp32_instead(monkeypatch):
     emulate(monkeypatch, torch.bfloat16)
-    assert linear.is_emulated(torch.empty(1, dtype=torch.bfloat16))
-    assert not linear.is_emulated(torch.empty(1, dtype=torch.bfloat16, device="meta"))
+    assert machine.is_emulated(torch.empty(1, dtype=torch.bfloat16))
+    assert not machine.is_emulated(torch.empty(1, dtype=torch.bfloat16, device="meta"))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from harness.api import CacheSpec, Method, Packed, Quantizer
 from harness.cache.numerics import are_finite
 from harness.cache.pages import Pages, Stage, encode_into, stage_by_torch
 from harness.cache.positions import Table, Turns
+from harness.system.machine import is_emulated
 
 
 @dataclass(frozen=True)
@@ -263,12 +264,18 @@ def bases(history: Sequence[Segment]) -> tuple[Tensor | None, Tensor | None]:
 
 def into(x: Tensor, basis: Tensor | None) -> Tensor:
     """Return x R [..., D], or x without a basis."""
-    return x if basis is None else x @ basis.to(x.dtype)
+    return x if basis is None else _product(x, basis)
 
 
 def out_of(x: Tensor, basis: Tensor | None) -> Tensor:
     """Return x R^T [..., D], or x without a basis; undoes `into`."""
-    return x if basis is None else x @ basis.T.to(x.dtype)
+    return x if basis is None else _product(x, basis.T)
+
+
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    """Return x M [..., D] in the dtype of x, computed in fp32 where that dtype is emulated."""
+    wide = x.float() if is_emulated(x) else x
+    return (wide @ matrix.to(wide.dtype)).to(x.dtype)
 
 
 def _rotation(quantizer: Quantizer, packed: Packed) -> Tensor | None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.overrides import TorchFunctionMode
 
-from harness.models.linear import emulated_dtypes
 from harness.models.wan import Wan
+from harness.system.machine import emulated_dtypes
 
 
 def initialise(network: Wan, seed: int) -> None:
