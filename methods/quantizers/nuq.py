@@ -14,7 +14,8 @@ from methods.quantizers.grouped import FP16_MAX, require_whole_bytes, staged
 from methods.quantizers.levels import look_up, nearest
 
 BINS = 2048  # of the histogram from which levels are found
-ITERATIONS = 100  # cheap on a histogram, and 16 levels converge slowly
+CELLS = 64  # of the coarse histogram that places the first levels: single bins hold few values
+ITERATIONS = 20  # the errors of 16 levels are then within 0.1 % of those after 400
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,12 @@ class NUQ(Quantizer):
     channels of one token and head.
 
     Each head and frame has its own levels. Lloyd iterations fit them to a histogram of the
-    normalized values and start from quantiles.
+    normalized values.
 
     Source  KVQuant (arXiv 2401.18079), sections 3.1 and 3.3: keys by channel, values by token.
     KVQuant fits levels offline, per layer, and also weights by Fisher information; this class fits
-    them to the values being stored.
+    them to the values being stored. The iterations start near the best density of many levels, the
+    cube root of that of the values (Panter and Dite, 1951).
     Shapes  x [B, H, F, T, D] -> codes [B, H, F, T, D * bits / 8] u8; fp16: levels
     [B, H, F, 2**bits], scale and zero [B, H, F, D] or [B, H, F, T].
     Raises  ValueError: bits not 2 or 4; an unknown axis; codes that do not fill whole bytes.
@@ -103,9 +105,15 @@ def fitted_levels(x_BHFTD: Tensor, weight: Tensor, count: int) -> Tensor:
     # Below each edge of the bins: the total weight, and the total of weight times bin number.
     sums = torch.stack([number, number * torch.arange(BINS, device=bins.device)])
     below = torch.nn.functional.pad(sums.cumsum(-1), (1, 0))
-    # Start from quantiles: the middles of `count` equal shares of the total weight.
-    ranks = (torch.arange(count, device=bins.device) + 0.5) / count * below[0, ..., -1:]
-    levels = (torch.searchsorted(below[0], ranks) - 1).clamp_(0, BINS - 1).double()
+    # Start with levels at equal shares of a root of the density. Equal shares of the density itself
+    # leave too few levels to the tails: 16 levels then need 80 iterations, and end with errors that
+    # are 1 to 5 % larger. The fourth root stands for the cube root, because square roots are
+    # rounded alike on every device. Whole numbers again make the sums exact.
+    cells = number.unflatten(-1, (CELLS, -1)).sum(-1)
+    density = (256 * cells.sqrt().sqrt()).floor().repeat_interleave(BINS // CELLS, -1)
+    shares = torch.nn.functional.pad(density.cumsum(-1), (1, 0))
+    ranks = (torch.arange(count, device=bins.device) + 0.5) / count * shares[..., -1:]
+    levels = (torch.searchsorted(shares, ranks) - 1).clamp_(0, BINS - 1).double()
     edges = torch.empty(*levels.shape[:3], count + 1, dtype=torch.int64, device=bins.device)
     edges[..., 0], edges[..., -1] = 0, BINS
     for _ in range(ITERATIONS):
