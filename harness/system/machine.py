@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +44,10 @@ def is_emulated(x: Tensor) -> bool:
     # Under autocast the dtype of the input is not that of the product.
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
-    return x.dtype in emulated_dtypes()
+    return x.dtype in EMULATED
 
 
-@cache
-def emulated_dtypes() -> frozenset[torch.dtype]:
+def _emulated() -> frozenset[torch.dtype]:
     """Return the dtypes whose matrix products PyTorch emulates on this processor."""
     # PyTorch leaves 16-bit products to oneDNN, in builds that have it.
     if not torch.backends.mkldnn.is_available():
@@ -59,6 +57,10 @@ def emulated_dtypes() -> frozenset[torch.dtype]:
         torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported(),
     }
     return frozenset(dtype for dtype, supported in found.items() if not supported)
+
+
+# A constant, because `torch.compile` cannot trace the question.
+EMULATED = _emulated()
 
 
 def device_name(device: torch.device) -> str:

@@ -278,7 +278,7 @@ def test_kernels_read_frames_whose_quantizers_say_their_form() -> None:
 @pytest.mark.parametrize("emulated", [True, False])
 def test_a_change_of_basis_is_rounded_once_where_products_are_emulated(emulated, monkeypatch):
     found = frozenset({torch.bfloat16}) if emulated else frozenset()
-    monkeypatch.setattr(machine, "emulated_dtypes", lambda: found)
+    monkeypatch.setattr(machine, "EMULATED", found)
     x = torch.randn(1, 2, 40, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     basis = QuaRot(Affine(bits=4, group=32, axis="channels")).rotation(64, CPU)
     assert basis is not None

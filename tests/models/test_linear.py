@@ -22,7 +22,7 @@ INPUTS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 
 
 def emulate(monkeypatch: pytest.MonkeyPatch, *dtypes: torch.dtype) -> None:
-    monkeypatch.setattr(machine, "emulated_dtypes", lambda: frozenset(dtypes))
+    monkeypatch.setattr(machine, "EMULATED", frozenset(dtypes))
 
 
 def drawn(name: str, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
@@ -79,3 +79,12 @@ def test_every_layer_with_a_product_is_one_of_these(dims):
     kinds = {type(module) for module in network.modules()}
     assert {Linear, Conv3d} <= kinds
     assert not kinds & {nn.Linear, nn.Conv3d}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_a_layer_is_compiled_in_one_piece(dtype, monkeypatch):
+    """A question that the compiler cannot trace would split every block of a training."""
+    emulate(monkeypatch, torch.bfloat16)
+    layer, x = drawn("linear", dtype)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), layer(x))

@@ -28,6 +28,7 @@ from harness.small_model.training.objective import Batch, commit
 from harness.small_model.training.optim import Muon, WideMuon
 from harness.small_model.training.stages import Stage, Training
 from harness.small_model.training.teacher import TeacherForcing
+from harness.system import machine
 from harness.system.errors import UserError
 from tests.support.geometry import BF16, CPU, GRID, network, spec, text
 
@@ -169,5 +170,5 @@ def test_wide_muon_computes_its_steps_in_fp32():
 
 def test_muon_is_wide_where_the_processor_emulates_bf16(monkeypatch):
     for emulated, kind in [(frozenset({torch.bfloat16}), WideMuon), (frozenset(), Muon)]:
-        monkeypatch.setattr(optim, "emulated_dtypes", lambda emulated=emulated: emulated)
+        monkeypatch.setattr(machine, "EMULATED", emulated)
         assert type(optim.optimisers(Wan(DIMS))[0]) is kind

@@ -11,7 +11,7 @@ from torch.optim import AdamW, Muon, Optimizer
 from torch.overrides import TorchFunctionMode
 
 from harness.models.wan import Wan
-from harness.system.machine import emulated_dtypes
+from harness.system.machine import is_emulated
 
 
 def initialise(network: Wan, seed: int) -> None:
@@ -51,8 +51,8 @@ def optimisers(network: Wan) -> list[Optimizer]:
         inside = name.startswith("blocks") and weight.dim() == 2
         (hidden if inside else rest).append(weight)
     # In BF16 the products of Muon take twenty times as long where the processor emulates them.
-    slow = network.device.type == "cpu" and torch.bfloat16 in emulated_dtypes()
-    kind = WideMuon if slow else Muon
+    half = torch.empty(0, dtype=torch.bfloat16, device=network.device)
+    kind = WideMuon if is_emulated(half) else Muon
     return [
         kind(hidden, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
         AdamW(rest, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
