@@ -1,9 +1,9 @@
-"""Linear layers and convolutions that stay fast on processors that cannot multiply 16-bit numbers.
+"""Linear layers and convolutions that compute in fp32 where PyTorch has no fast 16-bit product.
 
-On such a processor (most laptops, servers without AVX-512) PyTorch 2.14 emulates products of BF16
-matrices at an eighth of the speed of fp32. These layers compute in fp32 there and round the result
-once. That is also what instructions for BF16 do: they sum products in fp32. So only the order of
-the sums differs. Everywhere else the layers are PyTorch's own.
+Most laptops, and servers without AVX-512, have no instructions for BF16. PyTorch 2.14 then emulates
+BF16 products at an eighth of the speed of fp32. These layers multiply in fp32 there and round the
+result once. Instructions for BF16 also sum in fp32, so only the order of the sums differs. On other
+processors and on GPUs the layers are PyTorch's own.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from harness.system.machine import is_emulated
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` that computes in fp32 where the processor emulates products of the dtype."""
+    """`nn.Linear` that computes in fp32 where its dtype has no fast matrix product."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x [..., in] times the weight, plus the bias: [..., out] in the dtype of x."""
         if not is_emulated(x):
             return super().forward(x)
-        # The weight is widened in every call: a copy would take twice the memory of the network,
-        # and widening takes a fifth of the time of a product of 192 tokens.
+        # Convert the weights in every call. An fp32 copy would save a fifth of a product of 192
+        # tokens, but take twice the memory of the BF16 weights.
         bias = None if self.bias is None else self.bias.float()
         return F.linear(x.float(), self.weight.float(), bias).to(x.dtype)
 
 
 class Conv3d(nn.Conv3d):
-    """`nn.Conv3d` that computes in fp32 where the processor emulates products of the dtype."""
+    """`nn.Conv3d` that computes in fp32 where its dtype has no fast matrix product."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x [B, C, F, h, w] in the dtype of x."""

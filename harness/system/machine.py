@@ -1,4 +1,4 @@
-"""Chooses the device, knows what it can multiply, and describes it for environment.json."""
+"""Chooses the device, tells which products are slow on it, and describes the machine."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def is_emulated(x: Tensor) -> bool:
-    """Return whether PyTorch emulates matrix products of x's dtype on its device.
+    """Return whether PyTorch has no fast matrix product for x's dtype on its device.
 
-    On a processor without instructions for BF16 these take eight times as long as in fp32, or more.
+    A processor without instructions for BF16 takes at least eight times as long as in fp32.
     """
-    # Under autocast the dtype of the input is not that of the product.
+    # Autocast chooses the dtype of a product itself, whatever dtype x has.
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
     return x.dtype in EMULATED
 
 
 def _emulated() -> frozenset[torch.dtype]:
-    """Return the dtypes whose matrix products PyTorch emulates on this processor."""
-    # PyTorch leaves 16-bit products to oneDNN, in builds that have it.
+    """Return the 16-bit dtypes for which PyTorch has no fast matrix product on this processor."""
+    # The fast products are those of oneDNN, which some builds of PyTorch lack.
     if not torch.backends.mkldnn.is_available():
         return frozenset((torch.bfloat16, torch.float16))
     found = {
@@ -59,7 +59,7 @@ def _emulated() -> frozenset[torch.dtype]:
     return frozenset(dtype for dtype, supported in found.items() if not supported)
 
 
-# A constant, because `torch.compile` cannot trace the question.
+# Computed once, at import: `torch.compile` cannot trace the calls in `_emulated`.
 EMULATED = _emulated()
 
 

@@ -105,10 +105,10 @@ def fitted_levels(x_BHFTD: Tensor, weight: Tensor, count: int) -> Tensor:
     # Below each edge of the bins: the total weight, and the total of weight times bin number.
     sums = torch.stack([number, number * torch.arange(BINS, device=bins.device)])
     below = torch.nn.functional.pad(sums.cumsum(-1), (1, 0))
-    # Start with levels at equal shares of a root of the density. Equal shares of the density itself
-    # leave too few levels to the tails: 16 levels then need 80 iterations, and end with errors that
-    # are 1 to 5 % larger. The fourth root stands for the cube root, because square roots are
-    # rounded alike on every device. Whole numbers again make the sums exact.
+    # The best spacing of many levels follows the cube root of the density of the values. We use the
+    # fourth root, which is two square roots: every device rounds those alike. Starting from
+    # quantiles leaves too few levels for the tails: 16 levels then take up to 97 iterations, and
+    # their errors are 1 to 5 % larger. `floor` gives whole numbers, so the sums are exact.
     cells = number.unflatten(-1, (CELLS, -1)).sum(-1)
     density = (256 * cells.sqrt().sqrt()).floor().repeat_interleave(BINS // CELLS, -1)
     shares = torch.nn.functional.pad(density.cumsum(-1), (1, 0))

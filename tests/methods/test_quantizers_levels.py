@@ -116,7 +116,7 @@ def least_error(x_N: torch.Tensor, count: int) -> float:
     total, squares = (torch.nn.functional.pad(part.cumsum(0), (1, 0)) for part in (x, x.square()))
 
     def between(sums: torch.Tensor) -> torch.Tensor:
-        """Sums over all ranges of sorted values [start, stop]."""
+        """Sums of the sorted values from each start to each stop, from cumulative sums."""
         return sums - sums[:, None]
 
     error = between(squares) - between(total).square() / between(number).clamp_min(1)

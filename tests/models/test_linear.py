@@ -1,4 +1,4 @@
-"""Linear layers and convolutions where the processor emulates products of 16-bit numbers."""
+"""Layers with and without fast 16-bit products: rounding, autocast, GPUs, compilation."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_every_layer_with_a_product_is_one_of_these(dims):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_a_layer_is_compiled_in_one_piece(dtype, monkeypatch):
-    """A question that the compiler cannot trace would split every block of a training."""
+    """A call that the compiler cannot trace would split every block of a training."""
     emulate(monkeypatch, torch.bfloat16)
     layer, x = drawn("linear", dtype)
     compiled = torch.compile(layer, backend="eager", fullgraph=True)

@@ -146,7 +146,7 @@ def test_learning_rate_rises_then_falls_to_zero_over_all_stages() -> None:
 
 
 def orthogonalized(gradient: Tensor) -> Tensor:
-    """Muon's Newton-Schulz steps in fp64, with the coefficients of its authors."""
+    """What Muon makes of a gradient, in fp64: five Newton-Schulz iterations."""
     a, b, c = 3.4445, -4.775, 2.0315
     x = gradient.double() / gradient.double().norm()
     for _ in range(5):
@@ -163,7 +163,7 @@ def test_wide_muon_computes_its_steps_in_fp32():
         weight.grad = gradient.clone()
         kind([weight], lr=1.0, weight_decay=0.0).step()
         errors[kind] = (weight.detach() + orthogonalized(gradient)).norm() / weight.detach().norm()
-    # PyTorch's has the digits of BF16. Should that change, `WideMuon` is not needed any more.
+    # PyTorch's Muon is as exact as BF16. If this fails, PyTorch changed it: delete `WideMuon`.
     assert errors[WideMuon] < 1e-5
     assert errors[Muon] > 1e-3
 

@@ -273,7 +273,7 @@ def out_of(x: Tensor, basis: Tensor | None) -> Tensor:
 
 
 def _product(x: Tensor, matrix: Tensor) -> Tensor:
-    """Return x M [..., D] in the dtype of x, computed in fp32 where that dtype is emulated."""
+    """Return x M [..., D] in the dtype of x, in fp32 where that has no fast product."""
     wide = x.float() if is_emulated(x) else x
     return (wide @ matrix.to(wide.dtype)).to(x.dtype)
 

@@ -50,7 +50,8 @@ def optimisers(network: Wan) -> list[Optimizer]:
         # layers. Its authors leave embeddings, heads, norms and biases to AdamW.
         inside = name.startswith("blocks") and weight.dim() == 2
         (hidden if inside else rest).append(weight)
-    # In BF16 the products of Muon take twenty times as long where the processor emulates them.
+    # Muon multiplies in BF16. Where PyTorch emulates that, a step takes twenty times as long as in
+    # fp32.
     half = torch.empty(0, dtype=torch.bfloat16, device=network.device)
     kind = WideMuon if is_emulated(half) else Muon
     return [
@@ -60,10 +61,10 @@ def optimisers(network: Wan) -> list[Optimizer]:
 
 
 class WideMuon(Muon):
-    """`torch.optim.Muon` that orthogonalizes its steps in fp32, not in BF16."""
+    """`torch.optim.Muon` with its matrix products in fp32 instead of BF16."""
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Do one step; return the value of the closure, if there is one."""
+        """Update the weights; return what the closure returns, or None without a closure."""
         step: Callable[..., Any] = super().step
         with _WithoutBf16():
             return step(closure)
