@@ -48,16 +48,19 @@ def newest_twin(unit_ND: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     cosine = unit_ND.new_zeros(num_keys)
     rows = torch.arange(num_keys, device=unit_ND.device)
     for stop in range(num_keys, 0, -COLUMNS):
-        columns = torch.arange(max(0, stop - COLUMNS), stop, device=unit_ND.device).flip(0)
-        keys = unit_ND[columns].T
+        start = max(0, stop - COLUMNS)
+        keys = unit_ND[start:stop].flip(0).T  # the first column is the newest key
         missing = []
         for part in rows.split(ROWS):
             cos = unit_ND[part] @ keys
-            alike = (cos > threshold) & (part[:, None] != columns)
-            first = alike.to(torch.uint8).argmax(1)  # columns are reversed: first is newest
-            found = alike.any(1)
-            index[part[found]] = columns[first[found]]
-            cosine[part[found]] = cos[found, first[found]]
+            own = ((part >= start) & (part < stop)).nonzero()[:, 0]
+            cos[own, stop - 1 - part[own]] = -1.0  # a key is not its own twin
+            # argmax over bytes gives the first column that is 1; column 0 if there is none.
+            newest = (cos > threshold).view(torch.uint8).argmax(1)
+            closest = cos.gather(1, newest[:, None])[:, 0]
+            found = closest > threshold
+            index[part[found]] = stop - 1 - newest[found]
+            cosine[part[found]] = closest[found]
             missing.append(part[~found])
         rows = torch.cat(missing)
         if not len(rows):
