@@ -15,7 +15,7 @@ import yaml
 from harness.downloads.data_folder import data_folder
 from harness.system import file_hashes
 from harness.system.errors import UserError
-from harness.system.paths import CONF
+from harness.system.paths import CONF, from_home
 from harness.system.units import size
 from harness.system.user_folder import exposed
 
@@ -118,7 +118,7 @@ def complaint(file: File, data_dir: str | None) -> str | None:
     """Return what is wrong with one file, without the fix; None if it is right."""
     found = look(file, data_dir)
     if found.state == "missing":
-        places = " or ".join(map(str, _places(file, data_dir)))
+        places = " or ".join(map(from_home, _places(file, data_dir)))
         return f"there is no file {places}"
     return found.wrong or None
 

@@ -26,3 +26,10 @@ CONF = ROOT / "harness" / "conf" if (ROOT / "harness" / "conf").is_dir() else RO
 def checkout() -> Path | None:
     """Return the root of the source tree that runs; None for an installed wheel."""
     return ROOT if (ROOT / "pyproject.toml").is_file() and (ROOT / "conf").is_dir() else None
+
+
+def from_home(path: Path) -> str:
+    """Return a path as text that starts with ~ if it lies in the user's home."""
+    # Reasons for missing scores go into reports, which need not show who made them.
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)

@@ -62,6 +62,13 @@ def test_missing_names_the_file_and_the_command(describe, data: Path, tmp_path: 
     assert weights.digest("some", str(data)) == SHA
 
 
+def test_sentences_do_not_spell_out_the_home(describe, data: Path, monkeypatch) -> None:
+    describe(sha256=SHA)
+    monkeypatch.setenv("HOME", str(data.parent))
+    sentence = weights.missing(["some"], str(data))
+    assert sentence is not None and sentence.startswith(f"there is no file ~/{data.name}/weights/")
+
+
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
