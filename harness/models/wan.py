@@ -9,7 +9,6 @@ to a cache session and gets the output of attention back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -158,7 +157,11 @@ class Wan(VideoNetwork):
         patches_BDFhw = self.patch_embedding(x_BFChw.transpose(1, 2))
         tokens: Tensor = patches_BDFhw.flatten(2).transpose(1, 2)
         if self.dims.place_waves:
-            places = waves_of_places(patches_BDFhw.shape[3:], self.dims.place_waves).to(tokens)
+            # Sines and cosines of row and column of each patch [rows * columns, 4 * place_waves].
+            h, w = patches_BDFhw.shape[3:]
+            rows, columns = (waves(torch.arange(n), n, self.dims.place_waves) for n in (h, w))
+            grid = rows[:, None].expand(-1, w, -1), columns[None].expand(h, -1, -1)
+            places = torch.cat(grid, dim=2).flatten(0, 1).to(tokens)
             tokens = tokens + self.place_embedding(places).repeat(x_BFChw.shape[1], 1)
         return tokens
 
@@ -358,14 +361,6 @@ def wave_frequencies(width: int) -> Tensor:
     """Return the frequencies of `sinusoid` [width / 2] float64, in radians per unit of time."""
     half = width // 2
     return 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
-
-
-def waves_of_places(grid: Sequence[int], num_waves: int) -> Tensor:
-    """Return sines and cosines of patch positions [rows * columns, 4 * num_waves] float64."""
-    rows, columns = (waves(torch.arange(n), n, num_waves) for n in grid)
-    rows = rows[:, None].expand(-1, len(columns), -1)
-    columns = columns[None].expand(len(rows), -1, -1)
-    return torch.cat([rows, columns], dim=2).flatten(0, 1)
 
 
 def waves(positions_N: Tensor, length: int, num_waves: int) -> Tensor:

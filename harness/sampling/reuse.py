@@ -111,13 +111,16 @@ class ReuseState:
 
     The policy decides for each chunk or for the whole window, as its `scope` says. The tensor that
     replaces a skipped pass belongs to one chunk (or to the chunks of a joint pass) and one branch.
+
+    displacements: how far the newest step that ran moved a chunk's latents [B, F, C, h, w], by the
+        chunk's first frame. Branches share the latents.
     """
 
     def __init__(self, policy: Reuse) -> None:
         self.policy = policy
         self._watched: dict[tuple[int, int], Watched] = {}  # by branch and chunk, or by branch
         self._payloads: dict[tuple[int, int], Tensor] = {}  # by branch and chunk
-        self._displacements: dict[int, Tensor] = {}  # by chunk; branches share the latents
+        self.displacements: dict[int, Tensor] = {}
         self._rows: dict[int, tuple[int, bool]] = {}  # by branch: newest row, whether it is skipped
         self._count = 0  # decisions so far, for counter=shared
         self._chunk_skips = False  # decision of the newest pass's first branch
@@ -127,7 +130,7 @@ class ReuseState:
         # Chunks are numbered from the start of a history, so an old state would be taken for that
         # of a new chunk.
         self._payloads.clear()
-        self._displacements.clear()
+        self.displacements.clear()
         self._rows.clear()
         # counter=shared reproduces the released TeaCache, which keeps its state between windows.
         if self.policy.counter != "shared":
@@ -136,7 +139,7 @@ class ReuseState:
     def free(self, chunk: int) -> None:
         """Free the state of a finished chunk."""
         # The state of a window (WINDOW) stays: its other chunks go on.
-        self._displacements.pop(chunk, None)
+        self.displacements.pop(chunk, None)
         for kept in (self._watched, self._payloads):
             for key in [key for key in kept if key[1] == chunk]:
                 del kept[key]
@@ -172,7 +175,7 @@ class ReuseState:
             self._rows[place.branch] = place.row, decision.skips
         # In a chunk's first pass there is nothing to reuse yet.
         if policy.payload == "displacement":
-            can_skip = place.chunk in self._displacements
+            can_skip = place.chunk in self.displacements
         else:
             can_skip = (place.branch, place.chunk) in self._payloads
         decision.skips &= can_skip and (policy.allow_stale_commit or not place.stores_history)
@@ -240,14 +243,6 @@ class ReuseState:
         kept = self._payloads[place.branch, place.chunk]
         # A residual stands for the blocks: embedding and head still run, at the pass's own time.
         return inputs.finish(inputs.tokens + kept) if self.policy.payload == "residual" else kept
-
-    def moved(self, chunk: int, displacement_BFChw: Tensor) -> None:
-        """Keep how far the newest evaluated step moved a chunk's latents."""
-        self._displacements[chunk] = displacement_BFChw
-
-    def displacement(self, chunk: int) -> Tensor:
-        """Return how far the newest evaluated step moved a chunk's latents [B, F, C, h, w]."""
-        return self._displacements[chunk]
 
 
 def _cut(feature: Tensor, frames: range | None, shared: range | None) -> Tensor:

@@ -458,15 +458,16 @@ class Sampler:
     ) -> None:
         """Advance a chunk by one step; a skipped step repeats the displacement of the last one."""
         assert chunk.solver is not None and history.reuse is not None
+        displacements, start = history.reuse.displacements, chunk.placed.start
         # Of the latents, and not of the flow: a displacement holds guidance and step length too.
         before = chunk.latents
         if skips:
-            chunk.latents = before + history.reuse.displacement(chunk.placed.start)
+            chunk.latents = before + displacements[start]
             chunk.solver.skip()
             chunk.finite.append(are_finite(chunk.latents))
         else:
             self._step(history.video, each, [chunk], flows_BFChw)
-            history.reuse.moved(chunk.placed.start, chunk.latents - before)
+            displacements[start] = chunk.latents - before
 
     def _commit(self, history: HistoryState, each: Pass) -> None:
         """Run a pass that advances no chunk: it stores a finished or a given chunk.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from harness.models.checkpoints.names import some
 from harness.system.errors import UserError
 
 # What torch, safetensors, pickle and json raise for files that are cut short or no such files.
-_TORN = (OSError, RuntimeError, ValueError, TypeError, EOFError, UnpicklingError, SafetensorError)
+TORN = (OSError, RuntimeError, ValueError, TypeError, EOFError, UnpicklingError, SafetensorError)
 _BATCHES = 32  # a batch is at most this fraction of all bytes
 
 
@@ -33,11 +32,6 @@ class Stored:
     keys: tuple[Any, ...]
     shape: tuple[int, ...]
     nbytes: int
-
-    @property
-    def has_8_bits(self) -> bool:
-        """Whether values take one byte, so that they are codes rather than weights."""
-        return 0 < self.nbytes == math.prod(self.shape)
 
 
 def files_of(path: Path, source: str | None = None) -> list[Path]:
@@ -127,7 +121,7 @@ def take(stored: Sequence[Stored]) -> list[Tensor]:
             try:
                 with safe_open(file, framework="pt") as opened:
                     found |= {each: opened.get_tensor(each.keys[0]) for each in own}
-            except _TORN as error:
+            except TORN as error:
                 raise _unreadable(file) from error
             continue
         # A torch file has its own structure: a tensor is reached as it was found.
@@ -152,7 +146,7 @@ def _mapped(file: Path) -> Mapping[Any, object]:
     # weights_only: a pickle from elsewhere must not run code.
     try:
         return {**torch.load(file, map_location="cpu", weights_only=True, mmap=True)}
-    except _TORN as error:
+    except TORN as error:
         raise _unreadable(file) from error
 
 
@@ -179,7 +173,7 @@ def _header(file: Path) -> dict[str, Stored]:
             )
             for name, x in header.items()
         }
-    except (*_TORN, LookupError, AttributeError) as error:
+    except (*TORN, LookupError, AttributeError) as error:
         raise _unreadable(file) from error
     if torn:
         raise UserError(

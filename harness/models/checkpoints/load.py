@@ -8,6 +8,7 @@ uses its native names. A checkpoint must match them exactly, or nothing is loade
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -111,8 +112,9 @@ def matched(
                 "the weights at the top or under generator_ema, generator or model"
             )
         found[name] = value
-    # Codes of 8 bits would be cast without an error, to weights without their scales.
-    packed = sorted(name for name, each in found.items() if each.has_8_bits)
+    # Values of one byte are codes, which would be cast without an error, to weights without their
+    # scales.
+    packed = sorted(name for name, x in found.items() if 0 < x.nbytes == math.prod(x.shape))
     if packed:
         raise UserError(
             f"{path} stores weights in 8 bits ({some(packed)}), whose scales are not applied "

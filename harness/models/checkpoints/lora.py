@@ -58,30 +58,24 @@ class Lora:
             found.setdefault(known[part[0]], {})[part[1]] = value
         if not found:
             raise UserError(f"{self.path} holds no LoRA factors: choose the LoRA of this model")
-        self._demand_pairs(found, shapes)
-        self._demand_every_block(found, shapes)
-        pairs = {name: (pair["A"], pair["B"]) for name, pair in found.items()}
-        # One buffer serves all weights, see `Pairs.added`.
-        largest = max(math.prod(shapes[name]) for name in pairs)
-        return Pairs(pairs, self.scale, torch.empty(largest))
-
-    def _demand_pairs(
-        self, found: Mapping[str, Mapping[str, Stored]], shapes: Mapping[str, tuple[int, ...]]
-    ) -> None:
-        """Check that every changed weight has both factors, with matching shapes."""
+        # Every changed weight has both factors, A [rank, inputs] and B [outputs, rank].
         for name, pair in sorted(found.items()):
             if len(pair) < 2:
                 raise UserError(
                     f"{self.path} lacks a factor of {name}, only {' '.join(pair)} is there: "
                     "download it again"
                 )
-            # A is [rank, inputs] and B is [outputs, rank].
             a, b = pair["A"].shape, pair["B"].shape
             if len(a) != 2 or len(b) != 2 or a[0] != b[1] or (b[0], a[1]) != tuple(shapes[name]):
                 raise UserError(
                     f"{self.path} holds factors of {name} of shapes {[*b]} and {[*a]} for "
                     f"{[*shapes[name]]}: choose the LoRA of this model"
                 )
+        self._demand_every_block(found, shapes)
+        pairs = {name: (pair["A"], pair["B"]) for name, pair in found.items()}
+        # One buffer serves all weights, see `Pairs.added`.
+        largest = max(math.prod(shapes[name]) for name in pairs)
+        return Pairs(pairs, self.scale, torch.empty(largest))
 
     def _demand_every_block(
         self, found: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]

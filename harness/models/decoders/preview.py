@@ -74,22 +74,20 @@ class TinyAutoencoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         # Only layers: published files hold an encoder and must match exactly. It cannot run.
-        self.encoder = nn.Sequential(
-            _conv(_COLOURS, 64),
-            nn.ReLU(),
-            *(block for stride in (2, 2, 1) for block in _coarser(64, stride)),
-            _conv(64, _LATENT),
-        )
-        # Three stages, each from one width to the next; the last two double the frames.
-        finer = zip(_WIDTHS, _WIDTHS[1:], (1, 2, 2), strict=False)
-        self.decoder = nn.Sequential(
-            Squash(),
-            _conv(_LATENT, _WIDTHS[0]),
-            nn.ReLU(),
-            *(block for width, out, stride in finer for block in _finer(width, out, stride)),
-            nn.ReLU(),
-            _conv(_WIDTHS[-1], _COLOURS),
-        )
+        self.encoder = nn.Sequential(_conv(_COLOURS, 64), nn.ReLU())
+        for stride in (2, 2, 1):  # half the resolution, 1 / stride of the frames
+            self.encoder.extend([Shrink(64, stride), _conv(64, 64, bias=False, stride=2)])
+            self.encoder.extend(Memory(64) for _ in range(3))
+        self.encoder.append(_conv(64, _LATENT))
+        self.decoder = nn.Sequential(Squash(), _conv(_LATENT, _WIDTHS[0]), nn.ReLU())
+        # Three stages, each from one width to the next, with twice the resolution; the last two
+        # double the frames.
+        for width, out, stride in zip(_WIDTHS, _WIDTHS[1:], (1, 2, 2), strict=False):
+            # Made before the blocks that stand before them: seeded weights depend on the order.
+            grow, conv = Grow(width, stride), _conv(width, out, bias=False)
+            self.decoder.extend(Memory(width) for _ in range(3))
+            self.decoder.extend([nn.Upsample(scale_factor=2), grow, conv])
+        self.decoder.extend([nn.ReLU(), _conv(_WIDTHS[-1], _COLOURS)])
 
 
 class WanPreview(ModuleDecoder):
@@ -204,15 +202,3 @@ def _run_blocks(
 
 def _conv(channels: int, out: int, bias: bool = True, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels, out, kernel_size=3, padding=1, bias=bias, stride=stride)
-
-
-def _finer(width: int, out: int, stride: int) -> list[nn.Module]:
-    """Return a stage of the decoder: twice the resolution, `stride` times the frames."""
-    grown = [nn.Upsample(scale_factor=2), Grow(width, stride), _conv(width, out, bias=False)]
-    return [*(Memory(width) for _ in range(3)), *grown]
-
-
-def _coarser(width: int, stride: int) -> list[nn.Module]:
-    """Return a stage of the encoder: half the resolution, 1 / `stride` of the frames."""
-    shrunk = [Shrink(width, stride), _conv(width, width, bias=False, stride=2)]
-    return [*shrunk, *(Memory(width) for _ in range(3))]

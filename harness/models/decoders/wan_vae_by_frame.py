@@ -39,15 +39,6 @@ def decode_frame(decoder: Any, z: Tensor, cache: list[Any]) -> Tensor:
     return torch.cat(frames, dim=2)
 
 
-def decode_as_published(decoder: Any, z: Tensor, cache: list[Any], first: bool) -> Tensor:
-    """Decode one frame like `decode_frame`, by the call that diffusers makes in a whole decode.
-
-    It uses private names of the pinned package; a test compares it bit for bit with a whole decode.
-    """
-    frames: Tensor = decoder(z, feat_cache=cache, feat_idx=[0], first_chunk=first)
-    return frames.float().clamp(-1, 1)
-
-
 def _upsample(block: Any, x: Tensor, cache: list[Any], index: list[int]) -> Tensor:
     """Run one stage of the decoder [B, C, T, H, W]: residual blocks, then upsampling."""
     for resnet in block.resnets:

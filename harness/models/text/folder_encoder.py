@@ -197,8 +197,34 @@ class FolderEncoder(ABC):
         rows = torch.zeros(len(prompts), self.length, self.width)
         # Encode one prompt at a time, so that its rows do not depend on the others in a batch.
         for own, prompt in zip(rows, prompts, strict=True):
-            hidden = self._encode_one(self.clean(prompt))
-            own[: len(hidden)] = hidden
+            text = self.clean(prompt)
+            self._loaded = self._loaded or self._load()
+            tokenizer, encoder = self._loaded
+            # Count the tokens first: the tokenizer truncates without a warning.
+            num_tokens = len(tokenizer([text]).input_ids[0])
+            if num_tokens > self.length:
+                log.warning(
+                    "a prompt has %d tokens and the text encoder takes %d: its last %d are not "
+                    "read (%r)",
+                    num_tokens,
+                    self.length,
+                    num_tokens - self.length,
+                    text[:60],
+                )
+            tokens = tokenizer(
+                [text],
+                padding="max_length",
+                max_length=self.length,
+                truncation=True,
+                return_attention_mask=True,
+                return_tensors="pt",
+            ).to(self.device)
+            with torch.no_grad():
+                hidden = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state[0]
+            # Padding is on the right. The encoder gives it rows too, which the network must not
+            # see.
+            length = int(tokens.attention_mask.sum())
+            own[:length] = hidden[:length].float().cpu()
         return rows
 
     def is_full(self, rows_TE: Tensor) -> bool:
@@ -212,35 +238,6 @@ class FolderEncoder(ABC):
         # Return the memory to the device: the network of the videos comes next.
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-    @torch.no_grad()
-    def _encode_one(self, prompt: str) -> Tensor:
-        """Return the rows of the prompt's tokens, without padding [num_tokens, width] fp32."""
-        self._loaded = self._loaded or self._load()
-        tokenizer, encoder = self._loaded
-        # Count the tokens first: the tokenizer truncates without a warning.
-        num_tokens = len(tokenizer([prompt]).input_ids[0])
-        if num_tokens > self.length:
-            log.warning(
-                "a prompt has %d tokens and the text encoder takes %d: its last %d are not read "
-                "(%r)",
-                num_tokens,
-                self.length,
-                num_tokens - self.length,
-                prompt[:60],
-            )
-        tokens = tokenizer(
-            [prompt],
-            padding="max_length",
-            max_length=self.length,
-            truncation=True,
-            return_attention_mask=True,
-            return_tensors="pt",
-        ).to(self.device)
-        hidden = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state[0]
-        # Padding is on the right. The encoder gives it rows too, which the network must not see.
-        own: Tensor = hidden[: int(tokens.attention_mask.sum())]
-        return own.float().cpu()
 
     def _load(self) -> tuple[Any, Any]:
         try:

@@ -11,18 +11,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from harness.models.checkpoints.files import TORN
 from harness.system import file_hashes
 from harness.system.errors import UserError
 
 _PROMPTS = "prompts"
-_TORN = (OSError, RuntimeError, ValueError, TypeError, EOFError, UnpicklingError, SafetensorError)
 
 
 class RowsFile:
@@ -85,7 +84,7 @@ class RowsFile:
                 if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in items):
                     raise ValueError("no dict of prompts to rows")
                 known = dict(items)
-        except (*_TORN, LookupError, AttributeError) as error:
+        except (*TORN, LookupError, AttributeError) as error:
             raise self._unreadable() from error
         # All rows are checked at once, not only those that are asked for now: a bad file is found
         # before hours of videos.
