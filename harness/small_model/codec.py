@@ -21,6 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness.models.checkpoints.bundled import bundled
+from harness.models.decoders import module_decoder
+from harness.models.decoders.module_decoder import demand_channels
 from harness.sampling.decoding import pixels
 from harness.system.errors import UserError
 
@@ -91,7 +93,7 @@ def linear(latents_FChw: Tensor) -> Tensor:
 
     Raises  UserError: latents of another number of channels.
     """
-    _demand_channels(latents_FChw)
+    demand_channels(latents_FChw, len(CHANNELS))
     basis, mean, scale = _transform(latents_FChw.device)
     # The rows of the basis are orthonormal, so the transpose gives back what 16 numbers of a block
     # hold.
@@ -230,7 +232,7 @@ class KeyframeDecoder:
     def stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
         """Yield the pixels of each latent frame on its device [1 or 4, 3, H, W] fp32 in -1..1."""
         # Check and load at once, so that errors come with the call and not with the first frame.
-        _demand_channels(latents_FChw)
+        demand_channels(latents_FChw, len(CHANNELS))
         network = self._loaded(latents_FChw.device)
 
         def frames() -> Iterator[Tensor]:
@@ -268,9 +270,7 @@ class KeyframeDecoder:
 
 def seeded() -> Upsampler:
     """Return an untrained network, the same in every process; training starts from it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)  # torch.manual_seed would reseed GPUs too
-        return Upsampler()
+    return module_decoder.seeded(Upsampler)
 
 
 def _conv(channels: int, out: int) -> nn.Conv2d:
@@ -282,14 +282,6 @@ def _refine(convolutions: nn.ModuleList, x_BChw: Tensor) -> Tensor:
     for convolution in convolutions:
         x_BChw = x_BChw + convolution(F.silu(x_BChw))
     return F.silu(x_BChw)
-
-
-def _demand_channels(latents_FChw: Tensor) -> None:
-    if latents_FChw.shape[1] != len(CHANNELS):
-        raise UserError(
-            f"latents have {latents_FChw.shape[1]} channels and the decoder takes "
-            f"{len(CHANNELS)}: choose the decoder of this model"
-        )
 
 
 @cache

@@ -42,11 +42,6 @@ class Branch:
         out: Tensor = self.network(x_BFChw, t_BF, self.text_kv, self.forcing, plan)
         return out.float()
 
-    def commit(self, x_BFChw: Tensor, frames: range) -> None:
-        """Add a finished chunk to the history."""
-        # Each branch stores its own keys and values: they depend on the prompt.
-        commit(self.network, x_BFChw, self.text_kv, self.forcing, frames.start)
-
 
 @torch.no_grad()
 def sample(
@@ -80,8 +75,9 @@ def sample(
                 # Classifier-free guidance, then an Euler step; `after - now` is negative.
                 with_text, without = (branch.flow(x, now, frames) for branch in branches)
                 x = x + (after - now) * (without + teacher.guidance * (with_text - without))
+            # Each branch stores its own keys and values: they depend on the prompt.
             for branch in branches:
-                branch.commit(x, frames)
+                commit(network, x, branch.text_kv, branch.forcing, first)
             chunks.append(x)
     return torch.cat(chunks, dim=1)
 
@@ -91,20 +87,15 @@ def draw_sheet(path: Path, clips: Sequence[Clip], made_BFChw: Tensor, fps: float
     frames = range(made_BFChw.shape[1])
     pictures = []
     for one, made in zip(clips, made_BFChw, strict=True):
-        pictures.append((f"made\n{summary(one)}", preview(made)))
+        scene = one.scene
+        label = ["made", f"{scene.place}, {scene.light}, {scene.weather}"]
+        for thing in scene.things:
+            actions = ", ".join(act.action for act in thing.acts)
+            label.append(f"{thing.acts[0].colour} {thing.kind}: {actions}")
+        pictures.append(("\n".join(label), preview(made)))
         # Through the codec too, so that a reader compares what the network could reach.
         pictures.append(("true", preview(encode(one.keyframes(frames)))))
     contact_sheet(path, pictures, fps=fps)
-
-
-def summary(one: Clip) -> str:
-    """Describe a scene in a few words, with one line per thing."""
-    scene = one.scene
-    things = [
-        f"{thing.acts[0].colour} {thing.kind}: {', '.join(act.action for act in thing.acts)}"
-        for thing in scene.things
-    ]
-    return "\n".join([f"{scene.place}, {scene.light}, {scene.weather}", *things])
 
 
 def held_out(count: int, layout: bool, things: int | None = None) -> tuple[list[Clip], Tensor]:

@@ -11,7 +11,7 @@ from harness.api import CacheSpec
 from harness.cache.layer import Plan
 from harness.models.wan import Wan
 from harness.small_model.diffusion.keys import KeyStatistics, key_statistics
-from harness.small_model.training.objective import Batch
+from harness.small_model.training.objective import Batch, commit
 from harness.small_model.training.teacher import TeacherForcing
 
 
@@ -32,23 +32,12 @@ class Watched(TeacherForcing):
 
 
 @torch.no_grad()
-def clean_pass(network: Wan, session: TeacherForcing, batch: Batch) -> None:
-    """Pass the clean first video of a batch through the blocks of a network.
-
-    session: gets the queries, keys and values.
-    """
-    x, text_kv = batch.x_BFChw[:1], network.text_kv(batch.text_BTE[:1])
-    plan = session.plan(range(x.shape[1]), "history")
-    # Clean history is stored in a pass at time 0; its keys are the ones that a method quantizes.
-    time = network.embed_time(torch.zeros(x.shape[:2], device=x.device))
-    network.run(network.embed(x), time, text_kv, session, plan)
-
-
 def keys_of(network: Wan, spec: CacheSpec, batch: Batch) -> list[KeyStatistics]:
     """Return the key statistics of every layer for the clean first video of a batch."""
     # A session that watches: the network is measured as it is used, without hooks in it.
     watched = Watched(spec, batch.x_BFChw.device)
-    clean_pass(network, watched, batch)
+    # Clean history is stored by a commit pass; its keys are the ones that a method quantizes.
+    commit(network, batch.x_BFChw[:1], network.text_kv(batch.text_BTE[:1]), watched, 0)
     return [key_statistics(keys) for keys in watched.keys]
 
 

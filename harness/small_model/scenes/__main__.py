@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from harness.small_model.scenes.scene import MOST
 from harness.system.errors import Parser, UserError
 
 _FRAMES = range(42)  # of latents, 10 s
-_LINE = 34  # letters of a label's line
+_LINE = 35  # letters of a label's line
 
 
 @verb()
@@ -48,21 +49,16 @@ def main(words: Sequence[str]) -> int:
         # Drawn from their own scenes and not from the captions, so the marks are those of the
         # clips.
         shown = [(describe(one.scene), one) for one in clips]
-    rows = [(_label(i, prompt), one.keyframes(_FRAMES)) for i, (prompt, one) in enumerate(shown)]
+    rows = []
+    for i, (prompt, one) in enumerate(shown):
+        lines = textwrap.wrap(
+            " ".join(prompt.split()), _LINE, break_long_words=False, break_on_hyphens=False
+        )
+        # A label has the number, then at most seven lines of the prompt.
+        rows.append(("\n".join([str(i), *lines[:7]]), one.keyframes(_FRAMES)))
     contact_sheet(given.out, rows, columns=7, fps=FPS / TEMPORAL_STRIDE)
     print(given.out)
     return 0
-
-
-def _label(index: int, prompt: str) -> str:
-    """Return a label of several lines: the number, then the prompt."""
-    lines = [str(index)]
-    for word in prompt.split():
-        if len(lines) == 1 or len(lines[-1]) + len(word) > _LINE:
-            lines.append(word)
-        else:
-            lines[-1] += f" {word}"
-    return "\n".join(lines[:8])
 
 
 def _parser() -> argparse.ArgumentParser:

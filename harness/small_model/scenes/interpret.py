@@ -94,7 +94,7 @@ def interpret(prompt: str) -> Scene:
     """Return the scene of a prompt, a pure function of it; letter case and spaces do not count."""
     text = " ".join(prompt.lower().split())
     reading = read(text)
-    chance = Chance(text, _ALL)
+    chance = Chance(text)
     # The world draws no empty scene: a prompt without a known thing gets one by its hash.
     drafts = reading.drafts or (_Draft(chance.choose("kind", {}, "thing"), {}, None, 0),)
     setting = reading.setting
@@ -174,8 +174,13 @@ class _Reader:
                 self.setting.setdefault(facet, known[facet])
         # Some words are a figure and a place, as "market": the place is what they say in a prompt.
         if "kind" in known and not is_verb and not known.keys() & {"colour", "place"}:
-            self._noun(known["kind"])
-            self._awaits_noun = False
+            # The second "dog" of a prompt is the first one again, not another dog.
+            kind = known["kind"]
+            same = [draft for draft in self.drafts if draft.kind == kind]
+            if not same:
+                self.drafts.append(_Draft(kind, dict(self._adjectives), self._side, self._part))
+            self._last = same[0] if same else self.drafts[-1]
+            self._adjectives, self._awaits_noun = {}, False
         elif "colour" in known or "size" in known:
             self._adjective(known)
         # A verb belongs to the thing before it; the first one of a part counts.
@@ -189,15 +194,6 @@ class _Reader:
         is_old = self._last is not None and self._last.since < self._part
         if is_old and self._last and "colour" in known and not self._awaits_noun:
             self._last.colours.setdefault(self._part, known["colour"])
-
-    def _noun(self, kind: str) -> None:
-        """Begin a thing with the adjectives that wait for it, or return to one of this kind."""
-        # The second "dog" of a prompt is the first one again, not another dog.
-        same = [draft for draft in self.drafts if draft.kind == kind]
-        if not same:
-            self.drafts.append(_Draft(kind, dict(self._adjectives), self._side, self._part))
-        self._last = same[0] if same else self.drafts[-1]
-        self._adjectives = {}
 
 
 def _thing(draft: _Draft, index: int, chance: Chance) -> Thing:
@@ -239,12 +235,9 @@ class Chance:
 
     Hashes rather than random draws: a prompt is the same scene on every machine, two prompts
     without known words are two scenes, and one more number does not change the others.
-
-    values: the possible values of each facet.
     """
 
     text: str
-    values: Mapping[str, Sequence[str]]
 
     def number(self, purpose: str) -> float:
         """Return a number of 0..1 in steps of 2^-16, which every machine represents exactly."""
@@ -254,5 +247,5 @@ class Chance:
 
     def choose(self, facet: str, given: Mapping[str, str], owner: str) -> str:
         """Return the given value of a facet, or else one that the text decides."""
-        values = self.values[facet]
+        values = _ALL[facet]
         return given.get(facet) or values[int(self.number(f"{facet} {owner}") * len(values))]

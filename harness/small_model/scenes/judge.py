@@ -81,12 +81,15 @@ def _ask(judged: Judged, view: View, latents: Tensor, thing: Thing) -> None:
     # Two things of a kind differ by their positions, which no prompt contains: their colours and
     # looks could be those of either.
     alone = sum(other.kind == thing.kind for other in view.scene.things) == 1
-    # Parts with a few keyframes of the thing in full sight.
-    visible = {
-        part: frames
-        for part, act in enumerate(thing.acts)
-        if act.action != "away" and len(frames := _settled(view, thing, part)) >= _COMPARED
-    }
+    # Parts with a few keyframes of the thing in full sight. While it enters, it is not.
+    visible: dict[int, NDArray[np.intp]] = {}
+    ends_s = (*EVENTS_S[1:], LENGTH_S)
+    for part, act in enumerate(thing.acts):
+        enters = part > 0 and thing.acts[part - 1].action == "away"
+        begin_s = EVENTS_S[part] + ENTRY_S * enters
+        frames = np.flatnonzero((view.times_s >= begin_s) & (view.times_s < ends_s[part]))
+        if act.action != "away" and len(frames) >= _COMPARED:
+            visible[part] = frames
     previous = found = ""
     for part, frames in visible.items():
         colour = thing.acts[part].colour
@@ -112,14 +115,6 @@ def _ask(judged: Judged, view: View, latents: Tensor, thing: Thing) -> None:
             for at in (visible[0][-_COMPARED:], visible[2][:_COMPARED])
         )
         answers["look kept"].append(near(before, after))
-
-
-def _settled(view: View, thing: Thing, part: int) -> NDArray[np.intp]:
-    """Return the keyframes of a part in which the thing is not entering."""
-    enters = part > 0 and thing.acts[part - 1].action == "away"
-    begin_s = EVENTS_S[part] + ENTRY_S * enters
-    end_s = (*EVENTS_S[1:], LENGTH_S)[part]
-    return np.flatnonzero((view.times_s >= begin_s) & (view.times_s < end_s))
 
 
 def chosen(scenes: Sequence[Scene], keyframes: Frames, count: int = 6) -> int:

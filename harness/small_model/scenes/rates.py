@@ -5,17 +5,13 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.prompts.suite import TEMPORAL_STRIDE
-from harness.results import all_runs, observations
-from harness.results.video_files import read_frames
 from harness.scoring.metrics import signals
 from harness.small_model.scenes.clip import FPS
-from harness.system.errors import UserError
 
 # Numbers of a picture that need no scene: they notice a video that fades, blurs or turns to noise.
 STATISTICS = ("contrast", "edges", "colourfulness")
@@ -26,36 +22,6 @@ COLUMNS = ("question", "rate", "n", "95 % interval", "by chance", "n", "what is 
 Row = tuple[str, ...]
 Frames = NDArray[np.uint8]
 Curve = NDArray[np.float64]
-
-
-def videos_of_run(
-    folder: Path, height: int, width: int
-) -> tuple[tuple[str, ...], tuple[Frames, ...]]:
-    """Return the prompts and keyframes [F, H, W, 3] uint8 of a run's finished videos.
-
-    Raises  UserError: no run here, no video in it, videos of another size or rate, a damaged file.
-    """
-    if not (folder / observations.OBSERVATIONS).is_file():
-        raise UserError(
-            f"{folder} is no folder of a run: name one with {observations.OBSERVATIONS} in it"
-        )
-    # Only finished videos: a failed one has no frames.
-    rows = all_runs.load_run(folder)
-    made = rows[rows["failure"].isna()]
-    if made.empty:
-        raise UserError(f"{folder} has no finished video: repeat the run that makes it")
-    # The detectors fit templates of fixed sizes at fixed times, so other videos cannot be measured.
-    sizes = sorted(set(zip(made["height"], made["width"], made["fps"], strict=True)))
-    if sizes != [(height, width, FPS)]:
-        high, wide, fps = (int(number) for number in sizes[0])
-        raise UserError(
-            f"{folder} has videos of {high}x{wide} pixels at {fps} a second, the world's are "
-            f"{height}x{width} at {FPS}: measure a run of the model that was trained on it"
-        )
-    # Every fourth pixel frame from the first on is the last one of its latent frame.
-    stems = [folder / str(video) for video in made["video"]]
-    keyframes = tuple(read_frames(stem)[::TEMPORAL_STRIDE] for stem in stems)
-    return tuple(made["prompt"]), keyframes
 
 
 def curve(keyframes: Frames) -> Curve:

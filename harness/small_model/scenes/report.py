@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.prompts.suite import TEMPORAL_STRIDE
+from harness.results import all_runs, observations
+from harness.results.video_files import read_frames
 from harness.small_model.codec import encode, preview
-from harness.small_model.scenes.clip import Clip, clip
+from harness.small_model.scenes.clip import FPS, Clip, clip
 from harness.small_model.scenes.detect import Frames
 from harness.small_model.scenes.interpret import interpret
 from harness.small_model.scenes.judge import (
@@ -17,8 +20,9 @@ from harness.small_model.scenes.judge import (
     judge,
 )
 from harness.small_model.scenes.motion import SIDE
-from harness.small_model.scenes.rates import COLUMNS, collapse, curve, rate, share, videos_of_run
+from harness.small_model.scenes.rates import COLUMNS, collapse, curve, rate, share
 from harness.small_model.scenes.scene import MOST, Scene
+from harness.system.errors import UserError
 from harness.system.text_table import Grid
 
 
@@ -49,8 +53,27 @@ def of_run(folder: Path) -> Videos:
 
     Raises  UserError: no run here, no video in it, videos of another size or rate, a damaged file.
     """
-    prompts, keyframes = videos_of_run(folder, SIDE, SIDE)
-    return Videos(str(folder), tuple(map(interpret, prompts)), keyframes)
+    if not (folder / observations.OBSERVATIONS).is_file():
+        raise UserError(
+            f"{folder} is no folder of a run: name one with {observations.OBSERVATIONS} in it"
+        )
+    # Only finished videos: a failed one has no frames.
+    rows = all_runs.load_run(folder)
+    made = rows[rows["failure"].isna()]
+    if made.empty:
+        raise UserError(f"{folder} has no finished video: repeat the run that makes it")
+    # The detectors fit templates of fixed sizes at fixed times, so other videos cannot be measured.
+    sizes = sorted(set(zip(made["height"], made["width"], made["fps"], strict=True)))
+    if sizes != [(SIDE, SIDE, FPS)]:
+        high, wide, fps = (int(number) for number in sizes[0])
+        raise UserError(
+            f"{folder} has videos of {high}x{wide} pixels at {fps} a second, the world's are "
+            f"{SIDE}x{SIDE} at {FPS}: measure a run of the model that was trained on it"
+        )
+    # Every fourth pixel frame from the first on is the last one of its latent frame.
+    stems = [folder / str(video) for video in made["video"]]
+    keyframes = tuple(read_frames(stem)[::TEMPORAL_STRIDE] for stem in stems)
+    return Videos(str(folder), tuple(map(interpret, made["prompt"])), keyframes)
 
 
 def report(videos: Videos) -> Grid:

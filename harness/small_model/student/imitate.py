@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from harness.api import CacheSpec
 from harness.models.wan import SelfAttention, Wan
-from harness.small_model.diffusion.watch import clean_pass
 from harness.small_model.student.few_steps import Flow, Noisy, Regression
-from harness.small_model.training.objective import Batch
+from harness.small_model.training.objective import Batch, commit
 from harness.small_model.training.teacher import TeacherForcing
 
 
@@ -48,7 +47,8 @@ def renew_offsets(network: Wan, spec: CacheSpec, batch: Batch) -> None:
 
     hooks = [layer.k.register_forward_hook(record) for layer in layers]
     try:
-        clean_pass(network, TeacherForcing(spec, batch.x_BFChw.device), batch)
+        forcing = TeacherForcing(spec, batch.x_BFChw.device)
+        commit(network, batch.x_BFChw[:1], network.text_kv(batch.text_BTE[:1]), forcing, 0)
     finally:
         for hook in hooks:
             hook.remove()

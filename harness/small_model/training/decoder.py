@@ -129,12 +129,30 @@ class Training:
 
     def run(self, until: int) -> None:
         """Train up to a step; write checkpoints on the way and at the end."""
-        start, before, losses = time.monotonic(), self.step, []
+        start, first, losses = time.monotonic(), self.step, list[float]()
+        own = self.settings
         while self.step < until:
-            losses.append(self._learn())
+            generator = torch.Generator().manual_seed(own.seed * 2**32 + self.step)
+            pairs = self.pool.batch(self.step)
+            before, now = noisy(pairs, own.noise, generator)
+            truth = pairs[:, 1:].permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+            # Only the convolutions round to BF16: the linear decode makes most of the picture.
+            with torch.autocast("cpu", torch.bfloat16, enabled=own.bfloat16):
+                added = self.network.correction(
+                    *(x.to(memory_format=torch.channels_last) for x in (before, now))
+                )
+            loss = loss_of(fade(before, now) + added, truth)
+            self.optimizer.zero_grad()
+            loss.backward()
+            clip_grad_norm_(self.network.parameters(), 1.0)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate(self.step, own.steps)
+            self.optimizer.step()
+            self.step += 1
+            losses.append(float(loss.detach()))
             if self.step % _EVERY == 0 or self.step == until:
                 state = {
-                    "settings": vars(self.settings),
+                    "settings": vars(own),
                     "step": self.step,
                     "network": self.network.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
@@ -142,34 +160,12 @@ class Training:
                 with whole_file(self.path) as unfinished:
                     torch.save(state, unfinished)
                 minutes = (time.monotonic() - start) / 60
-                left = minutes / (self.step - before) * (until - self.step)
+                left = minutes / (self.step - first) * (until - self.step)
                 remark(
                     f"step {self.step} loss {np.mean(losses):.5f} {minutes:.1f} min, "
                     f"{left:.1f} min left"
                 )
                 losses = []
-
-    def _learn(self) -> float:
-        """Do one step of the optimizer and return the loss."""
-        own = self.settings
-        generator = torch.Generator().manual_seed(own.seed * 2**32 + self.step)
-        pairs = self.pool.batch(self.step)
-        before, now = noisy(pairs, own.noise, generator)
-        truth = pairs[:, 1:].permute(0, 1, 4, 2, 3).float() / 127.5 - 1
-        # Only the convolutions round to BF16: the linear decode makes most of the picture.
-        with torch.autocast("cpu", torch.bfloat16, enabled=own.bfloat16):
-            added = self.network.correction(
-                *(x.to(memory_format=torch.channels_last) for x in (before, now))
-            )
-        loss = loss_of(fade(before, now) + added, truth)
-        self.optimizer.zero_grad()
-        loss.backward()
-        clip_grad_norm_(self.network.parameters(), 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.step, own.steps)
-        self.optimizer.step()
-        self.step += 1
-        return float(loss.detach())
 
 
 def rate(step: int, steps: int) -> float:
