@@ -48,7 +48,6 @@ def run(options: Options) -> int:
         }
         for verb, words in verbs.items():
             seconds, peak_gib = measured([verb, *words])
-
             bounded = verb in ("tables", "report")
             report.add(Row(verb, case, seconds, "s", target=SECONDS if bounded else None))
             target = PEAK_GIB if bounded else None

@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.benchmarks.cases import Chunk, Shape, draw_chunk, draw_history, method_of, stored
 from harness.benchmarks.report import Report, Row
 from harness.benchmarks.timing import ROUNDS, Action, Clock, Spread, Times, clock_of, interleave
-from harness.cache import compiled, kernels
+from harness.cache import compiled
 from harness.cache.attention.base import Backend, Segment
 from harness.cache.attention.compiled import Compiled
 from harness.cache.attention.portable import Portable
@@ -131,12 +131,6 @@ class Lab:
         """Return history as a method stores it."""
         # Written by plain torch, whichever backend then reads the pages.
         return stored(method_of(name), *self.tensors(num_frames), kept)
-
-    @property
-    def missing(self) -> str | None:
-        """The reason why kernels cannot run here; None if they can."""
-        # Rows about kernels carry this reason in their note.
-        return kernels.missing(self.device)
 
 
 def on_cpu() -> dict[str, Backend]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -54,16 +55,14 @@ def run(options: Options) -> int:
     """Measure a single frame on one thread, then all clips."""
     sizes = QUICK if options.quick else FULL
     with Report("scoring", TITLE, torch.device("cpu"), options, PACKAGES) as report:
-        for row in frame_rows(sizes):
-            report.add(row)
-        for row in clip_rows(sizes):
+        for row in chain(frame_rows(sizes), clip_rows(sizes)):
             report.add(row)
     return 0
 
 
 def frame_rows(sizes: Sizes) -> Iterator[Row]:
     """Yield how many times faster each metric is, for one frame on one thread."""
-    ((video, reference),) = make_clips(replace(sizes, num_clips=1, num_frames=1), 0)
+    video, reference = make_clip(replace(sizes, num_frames=1), 0)
     frames = video.frames_THWC[0], reference.frames_THWC[0]
     theirs = scikit_image()
     for name, of_frames in own().items():
@@ -159,7 +158,7 @@ class Bench:
             self._clips.clear()
             first = number * THREADS
             count = min(THREADS, self.sizes.num_clips - first)
-            self._clips.extend(make_clips(replace(self.sizes, num_clips=count), first))
+            self._clips.extend(make_clip(self.sizes, first + i) for i in range(count))
             self._number = number
         return self._clips
 
@@ -186,14 +185,10 @@ def scikit_image() -> dict[str, OfFrames]:
     }
 
 
-def make_clips(sizes: Sizes, first: int) -> list[Pair]:
-    """Generate videos with references; the clip's number is its seed."""
-    return [_make_clip(sizes, first + i) for i in range(sizes.num_clips)]
-
-
-def _make_clip(sizes: Sizes, seed: int) -> Pair:
+def make_clip(sizes: Sizes, seed: int) -> Pair:
     """Generate a clip: a soft texture that moves under changing light, with noise in each frame.
 
+    Its number is its seed.
     The video has twice the noise of its reference and moves a pixel further every 40 frames, as a
     video of a quantized cache drifts away from BF16's.
     """

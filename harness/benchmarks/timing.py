@@ -148,15 +148,11 @@ class CudaEvents:
         return float(start.elapsed_time(end)) / 1e3
 
 
-@dataclass(frozen=True)
-class ProcessorTime:
+def processor_time(action: Action, number: int) -> float:
     """Clock: seconds of processor time of an action; right for actions of one thread."""
-
-    def __call__(self, action: Action, number: int) -> float:
-        """Time one action."""
-        start = time.process_time()
-        action(number)
-        return time.process_time() - start
+    start = time.process_time()
+    action(number)
+    return time.process_time() - start
 
 
 def clock_of(device: torch.device, head_start_s: float = 5e-3) -> Clock:
@@ -165,4 +161,4 @@ def clock_of(device: torch.device, head_start_s: float = 5e-3) -> Clock:
         return CudaEvents(head_start_s)
     # Other jobs of a shared machine disturb wall time but not processor time. With several threads,
     # processor time would add them up.
-    return ProcessorTime() if torch.get_num_threads() == 1 else Wall(device)
+    return processor_time if torch.get_num_threads() == 1 else Wall(device)

@@ -20,6 +20,7 @@ from harness.benchmarks.cases import FORMATS, PRQ, SOFT_PRUNE, method_of
 from harness.benchmarks.checks import largest_new_tensor
 from harness.benchmarks.lab import Lab
 from harness.benchmarks.timing import Spread, Wall, interleave, self_timed
+from harness.cache import kernels
 from harness.cache.attention.base import Backend, Scratch, Segment
 from harness.cache.integration import Packed
 from harness.config.compose import configured
@@ -63,10 +64,6 @@ class Network:
         length: int = cast(Any, self.model.text).length
         rows = torch.randn(length, self.model.dims.text_dim).to(DTYPES[self.model.dtype])
         self.text_kv = self.model.text_kv(self.sampler, rows)
-
-    def spec(self, window: int | None) -> CacheSpec:
-        """Return the cache geometry for one window."""
-        return replace(self.model.spec, window=window)
 
     def video(self, method: Method, backend: Backend, spec: CacheSpec, num_frames: int) -> Peak:
         """Run all passes of a video and return its peak."""
@@ -130,7 +127,7 @@ def videos(lab: Lab) -> None:
     for i, contract in enumerate(lab.within(list(contracts))):
         left = len(contracts) - i  # the remaining time is shared equally
         lab.deadline = time.perf_counter() + (end - time.perf_counter()) / left
-        spec = network.spec(contracts[contract])
+        spec = replace(network.model.spec, window=contracts[contract])
         cases = {name: Videos(lab, network, name, spec) for name in METHODS}
         actions = {name: each.make for name, each in cases.items()}
         # `Videos` has warmed up with a short video already.
@@ -139,7 +136,8 @@ def videos(lab: Lab) -> None:
             target = None if name == "bf16" else PRUNED if name == SOFT_PRUNE else QUANTIZED
             attention = Spread.of(each.attention_s)
             note = f"{times.of(name).middle:.3f} s, attention {attention.middle:.3f} s"
-            note = "; ".join(filter(None, (note, times.note, lab.missing)))
+            # Where kernels cannot run, the row says why.
+            note = "; ".join(filter(None, (note, times.note, kernels.missing(lab.device))))
             more = {"seconds": times.seconds[name], "attention_s": each.attention_s}
             ratio = times.ratio(name, "bf16")
             lab.add(f"{name}, {contract}", ratio, "x", target=target, note=note, more=more)
