@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from harness.models.checkpoints.bundled import bundled
 from harness.models.decoders import module_decoder
-from harness.models.decoders.module_decoder import demand_channels
+from harness.models.decoders.module_decoder import LazyDecoder, demand_channels
 from harness.sampling.decoding import pixels
 from harness.system.errors import UserError
 
@@ -162,7 +162,7 @@ class Upsampler(nn.Module):
         return frames
 
 
-class KeyframeDecoder:
+class KeyframeDecoder(LazyDecoder):
     """Decodes the latents of `encode` frame by frame with a small convolutional network, in fp32.
 
     The network sees a latent frame and the one before; the first frame is its own past.
@@ -193,41 +193,22 @@ class KeyframeDecoder:
         if weights == "bundled" and sha256 is None:
             raise UserError("decoder.weights=bundled needs decoder.sha256=<digest of the file>")
         self.sha256, self.weights, self.file = sha256, weights, file
-        # Loaded late: a plan or a dry run builds the decoder and never decodes.
-        self._network: Upsampler | None = None
 
     def locate(self, root: Path) -> None:
         """Do nothing: the weights ship with the code."""
 
-    def to(self, device: torch.device | str) -> KeyframeDecoder:
-        """Load the network if it is not there, and move it to `device`."""
-        self._loaded(torch.device(device))
-        return self
-
-    def close(self) -> None:
-        """Free the network; the next call loads it again."""
-        # Asked before the network goes; on a CPU there is no cache to empty.
-        on_gpu = self._network is not None and self._network.stem.weight.is_cuda
-        self._network = None
-        if on_gpu:
-            torch.cuda.empty_cache()
-
     @property
     def nbytes(self) -> int:
         """Bytes of the weights on the device; 0 before they are loaded."""
-        return 0 if self._network is None else self._network.nbytes
+        return 0 if self._module is None else self._module.nbytes
 
     def hollow(self) -> KeyframeDecoder:
         """Return this decoder on the meta device: with its sizes, without values or files."""
         # The planner counts the bytes of a decode with it, so nothing is read.
         hollow = KeyframeDecoder(self.sha256, self.weights, self.file)
         with torch.device("meta"):
-            hollow._network = Upsampler().eval().requires_grad_(False)
+            hollow._module = Upsampler().eval().requires_grad_(False)
         return hollow
-
-    def decode(self, latents_FChw: Tensor) -> Iterator[NDArray[np.uint8]]:
-        """Yield the pixels of each latent frame, uint8 [1 or 4, H, W, 3] on the host."""
-        return map(pixels, self.stream(latents_FChw))
 
     def stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
         """Yield the pixels of each latent frame on its device [1 or 4, 3, H, W] fp32 in -1..1."""
@@ -251,21 +232,17 @@ class KeyframeDecoder:
         """Encode a keyframe of -1..1 as latents [1, 16, h, w] fp32."""
         return _encoded(frame_13HW.float())
 
-    def decode_whole(self, latents_FChw: Tensor) -> Tensor:
-        """Return the whole video on the device [T, 3, H, W] fp32 in -1..1, equal to `stream`."""
-        # For the published integration and the planner, which decode everything at once.
-        return torch.cat(list(self.stream(latents_FChw)))
-
     def _loaded(self, device: torch.device) -> Upsampler:
-        """Return the network on a device; the first call reads its file or seeds it."""
-        if self._network is None:
-            network = seeded()
-            if self.weights == "bundled":
-                assert self.sha256 is not None  # refused by the constructor
-                network.load_state_dict(load_file(bundled(self.file, self.sha256)))
-            self._network = network.eval().requires_grad_(False)
-        self._network = self._network.to(device)
-        return self._network
+        """Return the network, which follows the latents to their device."""
+        network: Upsampler = self.to(device)._module
+        return network
+
+    def _load(self) -> Upsampler:
+        network = seeded()
+        if self.weights == "bundled":
+            assert self.sha256 is not None  # refused by the constructor
+            network.load_state_dict(load_file(bundled(self.file, self.sha256)))
+        return network.eval().requires_grad_(False)
 
 
 def seeded() -> Upsampler:

@@ -1,4 +1,4 @@
-"""Base of the decoders of this package, which run a torch module."""
+"""Bases of the decoders, which run a torch module."""
 
 from __future__ import annotations
 
@@ -18,25 +18,11 @@ Weights = Literal["checkpoint", "random"]
 T = TypeVar("T")
 
 
-class ModuleDecoder(ABC):
-    """Decoder that loads its module on first use and streams pixels latent frame by latent frame.
+class LazyDecoder(ABC):
+    """Decoder that loads its module on first use and streams pixels, a latent frame at a time."""
 
-    setting: name of the decoder in error messages.
-    encodes: whether the module keeps its encoder.
-    """
-
-    setting: ClassVar[str]
-    encodes: ClassVar[bool] = False
-
-    def __init__(self, folder: str, weights: Weights, dtype: str) -> None:
-        # Nothing is loaded yet: a plan or a list of models needs no weights.
-        if weights not in ("checkpoint", "random"):
-            raise UserError(f"{self.setting}.weights={weights}: choose checkpoint or random")
-        if dtype not in DTYPES:
-            raise UserError(f"{self.setting}.dtype={dtype}: choose {', '.join(DTYPES)}")
-        self.folder, self.dtype = folder, dtype
-        self.weights: Weights = weights
-        self._module: Any = None
+    # Nothing is loaded at first: a plan, a dry run or a list of models needs no weights.
+    _module: Any = None
 
     @abstractmethod
     def _load(self) -> Any:
@@ -85,6 +71,25 @@ class ModuleDecoder(ABC):
         if self._module is None:
             self.to(device)
         return self._module
+
+
+class ModuleDecoder(LazyDecoder):
+    """Decoder whose weights come from a folder of the user, or are random.
+
+    setting: name of the decoder in error messages.
+    encodes: whether the module keeps its encoder.
+    """
+
+    setting: ClassVar[str]
+    encodes: ClassVar[bool] = False
+
+    def __init__(self, folder: str, weights: Weights, dtype: str) -> None:
+        if weights not in ("checkpoint", "random"):
+            raise UserError(f"{self.setting}.weights={weights}: choose checkpoint or random")
+        if dtype not in DTYPES:
+            raise UserError(f"{self.setting}.dtype={dtype}: choose {', '.join(DTYPES)}")
+        self.folder, self.dtype = folder, dtype
+        self.weights: Weights = weights
 
 
 def demand_channels(latents_FChw: Tensor, channels: int) -> None:
