@@ -16,8 +16,26 @@ from harness.system.errors import UserError
 _POSITION_SCALE = 0.1  # relative to a word's spread: order matters, but less than the words
 
 
+class WithoutWeights:
+    """Base of text encoders that work by rules: they have no files, and nothing to free."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Return 0: there are no weights."""
+        return 0
+
+    def locate(self, root: Path) -> None:
+        """Do nothing: there are no files."""
+
+    def to(self, device: torch.device) -> None:
+        """Do nothing: rows are always made on the CPU."""
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to free."""
+
+
 @dataclass(frozen=True)
-class HashText:
+class HashText(WithoutWeights):
     """Text encoder without weights, for models that have no trained encoder.
 
     Each lower-cased word or punctuation mark has a fixed Gaussian vector, the same on every machine
@@ -39,11 +57,6 @@ class HashText:
         if min(self.length, self.width) < 1:
             raise UserError(f"text of {self.length} rows of {self.width}: choose both at least 1")
 
-    @property
-    def weight_bytes(self) -> int:
-        """Return 0: there are no weights."""
-        return 0
-
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Return rows [num_prompts, length, width] fp32; an empty prompt is all zeros."""
         rows = torch.zeros(len(prompts), self.length, self.width)
@@ -62,15 +75,6 @@ class HashText:
                 own[position] += _POSITION_SCALE * waves.float()
         return rows
 
-    def locate(self, root: Path) -> None:
-        """Do nothing: there are no files."""
-
-    def to(self, device: torch.device) -> None:
-        """Do nothing: rows are always made on the CPU."""
-
     def is_full(self, rows_TE: Tensor) -> bool:
         """Return whether a prompt fills all rows, so that its last words may have been ignored."""
         return bool(rows_TE[-1].any())
-
-    def close(self) -> None:
-        """Do nothing: there is nothing to free."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from harness.models.text.hashed_words import WithoutWeights
 from harness.small_model.scenes.interpret import interpret
 from harness.small_model.scenes.rows import LENGTH, WIDTH, rows
 
 
 @dataclass(frozen=True)
-class SceneText:
+class SceneText(WithoutWeights):
     """Encodes prompts as the rows of their scenes; an empty prompt is all zeros.
 
     It reads by rules, so it has no weights and nothing to free.
@@ -29,23 +29,9 @@ class SceneText:
 
     layout: bool = True
 
-    @property
-    def weight_bytes(self) -> int:
-        """Return 0: there are no weights."""
-        return 0
-
-    def locate(self, root: Path) -> None:
-        """Do nothing: there are no files."""
-
-    def to(self, device: torch.device) -> None:
-        """Do nothing: rows are always made on the CPU."""
-
     def is_full(self, rows_TE: Tensor) -> bool:
         """Return False: prompts of any length are read whole."""
         return False
-
-    def close(self) -> None:
-        """Do nothing: there is nothing to free."""
 
     @property
     def length(self) -> int:
