@@ -52,9 +52,9 @@ _JARS: tuple[RGB, ...] = ((240, 180, 90), (200, 90, 80), (150, 190, 110)) * 2
 _GOODS: tuple[RGB, ...] = ((235, 120, 60), (240, 210, 80), (120, 180, 90), (220, 90, 110)) * 2
 
 
-def room() -> list[Patch]:
-    """Draw the place `room`, back to front."""
-    return [
+# Each place is a list of patches, back to front.
+PLACES: dict[str, list[Patch]] = {
+    "room": [
         *_inside((226, 206, 170), (165, 118, 78), (214, 190, 150), 14),
         *every(92, lambda x, i: _window(x + 10, 26)),
         *every(92, lambda x, i: [
@@ -63,12 +63,8 @@ def room() -> list[Patch]:
             rect((110, 75, 45), x + 54, 34, x + 74, 50, 1.0),
             rect((190, 215, 200), x + 56, 36, x + 72, 48, 1.0),
         ]),
-    ]  # fmt: skip
-
-
-def kitchen() -> list[Patch]:
-    """Draw the place `kitchen`, back to front."""
-    return [
+    ],
+    "kitchen": [
         rect((214, 232, 226), LEFT, 0, RIGHT, GROUND_Y, 1.0),
         *every(12, lambda x, i: [rect((190, 212, 206), x, 0, x + 1, GROUND_Y, 1.0)]),
         *(rect((190, 212, 206), LEFT, y, RIGHT, y + 1, 1.0) for y in (14, 28, 42, 56, 70)),
@@ -82,12 +78,8 @@ def kitchen() -> list[Patch]:
             rect((150, 154, 160), x + 64, 50, x + 88, 52, 1.0),
             *_shelf(x + 8, 36, _JARS, 12),
         ]),
-    ]  # fmt: skip
-
-
-def study() -> list[Patch]:
-    """Draw the place `study`, back to front."""
-    return [
+    ],
+    "study": [
         *_inside((120, 98, 82), (104, 70, 48), (110, 88, 74), 20),
         *every(100, lambda x, i: [
             *(p for y in (30, 52, 74) for p in _shelf(x, y, _BOOKS, 17)),
@@ -96,12 +88,8 @@ def study() -> list[Patch]:
             rect((80, 52, 34), x + 87, 70, x + 91, 94, 1.0),
             *_window(x + 62, 18),
         ]),
-    ]  # fmt: skip
-
-
-def hall() -> list[Patch]:
-    """Draw the place `hall`, back to front."""
-    return [
+    ],
+    "hall": [
         rect((92, 42, 62), LEFT, 0, RIGHT, GROUND_Y, 1.0),
         *every(50, lambda x, i: [
             rect((224, 212, 190), x, 8, x + 12, GROUND_Y, 1.0),
@@ -111,12 +99,8 @@ def hall() -> list[Patch]:
         ]),
         floor((190, 160, 110)),
         *every(20, lambda x, i: [rect((170, 138, 92), x, GROUND_Y, x + 10, 130, 1.0)]),
-    ]  # fmt: skip
-
-
-def shop() -> list[Patch]:
-    """Draw the place `shop`, back to front."""
-    return [
+    ],
+    "shop": [
         rect((246, 226, 184), LEFT, 0, RIGHT, GROUND_Y, 1.0),
         *every(56, lambda x, i: [p for y in (38, 60) for p in _shelf(x, y, _GOODS, 14)]),
         *every(16, lambda x, i: [
@@ -129,12 +113,8 @@ def shop() -> list[Patch]:
             *(disc(((230, 80, 60), (250, 190, 60))[k % 2], x + 6 + 8 * k, 69, 4, 4, 1.0)
               for k in range(6)),
         ]),
-    ]  # fmt: skip
-
-
-def cave() -> list[Patch]:
-    """Draw the place `cave`, back to front."""
-    return [
+    ],
+    "cave": [
         rect((58, 50, 60), LEFT, 0, RIGHT, 130, 0.4),
         *hills((84, 74, 86), 98, 40, 50, 0.6),
         *every(26, lambda x, i: [
@@ -142,4 +122,5 @@ def cave() -> list[Patch]:
         ]),
         floor((96, 84, 80), 92),
         *every(56, lambda x, i: [poly((120, 190, 210), 1.0, (x, 94), (x + 4, 78), (x + 8, 94))]),
-    ]  # fmt: skip
+    ],
+}  # fmt: skip
