@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from harness.small_model.scenes import animals, objects, people
+from harness.small_model.scenes import animals, countryside, indoors, objects, people, wilds
 from harness.small_model.scenes.motion import SIDE, Floats, Path, path
 from harness.small_model.scenes.parts import BODY, DARK, LIGHT, MARK, RGB
-from harness.small_model.scenes.places import PLACES
 from harness.small_model.scenes.scene import EVENTS_S, INDOORS, LENGTH_S, Scene, Thing
 
 # Pillow fills polygons without smoothing; reducing a finer canvas smooths their edges.
 FINE = 3  # pixels of the canvas per pixel of the frame, each way
 FIGURES = people.FIGURES | animals.FIGURES | objects.FIGURES
+PLACES = indoors.PLACES | countryside.PLACES | wilds.PLACES
 COLOURS: dict[str, RGB] = {
     "red": (222, 44, 46),
     "orange": (245, 138, 30),
