@@ -130,7 +130,15 @@ class MagiPrompts:
         # The preset refuses other networks.
         assert isinstance(network, Magi), "MagiPrompts serve the network of MAGI-1"
         rows_TE = rows["prompt"].to(network.device)
-        special = self.special(rows_TE.shape[1]) if self.kinds else None
+        special: SpecialTokens | None = None
+        if self.kinds and self.file is not None:
+            special = SpecialTokens.read(located(self._root, self.file, None))
+        elif self.kinds:
+            # Rows of the shapes in the released file, so that memory and time are those of a real
+            # run.
+            draws, width = torch.Generator().manual_seed(0), rows_TE.shape[1]
+            shapes = ((1, width), (1, width), (100, width))
+            special = SpecialTokens(*(torch.randn(shape, generator=draws) for shape in shapes))
         # Texts of chunks are computed when they are first read; the empty one is read from the
         # first pass on.
         found: dict[str, Texts] = {
@@ -147,15 +155,6 @@ class MagiPrompts:
         # The second empty text is the one of the branch without text: it has another condition.
         durations = min(num_chunks, LAST_DURATION + 1) if "duration" in self.kinds else 1
         return durations + 1 + ("negative" in names)
-
-    def special(self, width: int) -> SpecialTokens:
-        """Return the special tokens, rows of `width` channels."""
-        if self.file is not None:
-            return SpecialTokens.read(located(self._root, self.file, None))
-        # Rows of the shapes in the released file, so that memory and time are those of a real run.
-        draws = torch.Generator().manual_seed(0)
-        shapes = ((1, width), (1, width), (100, width))
-        return SpecialTokens(*(torch.randn(shape, generator=draws) for shape in shapes))
 
 
 @dataclass
