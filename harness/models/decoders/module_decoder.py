@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from harness.models.checkpoints.files import is_complete
+from harness.models.checkpoints.locate import located
+from harness.models.text.folder_encoder import missing_folder
 from harness.results.video_files import Frames
 from harness.sampling.decoding import pixels
 from harness.system.errors import UserError
@@ -77,10 +81,14 @@ class ModuleDecoder(LazyDecoder):
     """Decoder whose weights come from a folder of the user, or are random.
 
     setting: name of the decoder in error messages.
+    hub, part: repository on the hub, whose layout the folder has, and the folder of the weights in
+        it.
     encodes: whether the module keeps its encoder.
     """
 
     setting: ClassVar[str]
+    hub: ClassVar[str]
+    part: ClassVar[str]
     encodes: ClassVar[bool] = False
 
     def __init__(self, folder: str, weights: Weights, dtype: str) -> None:
@@ -90,6 +98,23 @@ class ModuleDecoder(LazyDecoder):
             raise UserError(f"{self.setting}.dtype={dtype}: choose {', '.join(DTYPES)}")
         self.folder, self.dtype = folder, dtype
         self.weights: Weights = weights
+
+    def locate(self, root: Path) -> None:
+        """Resolve a relative folder below `root`, or in the hub's cache."""
+        if self.weights == "checkpoint":
+            self.folder = str(located(root, self.folder, self.hub))
+
+    def missing(self) -> list[Path]:
+        """Return the missing folders that `decode` needs."""
+        folder = Path(self.folder) / self.part
+        return [] if self.weights == "random" or is_complete(folder) else [folder]
+
+    def _weights_folder(self) -> Path:
+        """Return the folder of the weights; raise UserError if it does not exist."""
+        root = Path(self.folder)
+        if not (root / self.part).is_dir():
+            raise missing_folder(root, self.part, self.hub, self.part)
+        return root / self.part
 
 
 def demand_channels(latents_FChw: Tensor, channels: int) -> None:

@@ -9,21 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.models.checkpoints.files import is_complete
 from harness.models.checkpoints.load import load_weights
-from harness.models.checkpoints.locate import located
 from harness.models.decoders.module_decoder import ModuleDecoder, Weights, demand_channels, seeded
-from harness.models.text.folder_encoder import missing_folder
 
-HUB = "sand-ai/MAGI-1"
-PART = "ckpt/vae"  # folder in the layout of HUB
+PART = "ckpt/vae"  # folder of the weights in the repository on the hub
 SCALE = 0.18215  # latents of the network are those of the VAE times this
 OVERLAP = 0.25  # share of a tile that fades into its neighbour, and that the next tile repeats
 
@@ -231,6 +226,8 @@ class ViTVae(ModuleDecoder):
     """
 
     setting: ClassVar[str] = "vae"
+    hub: ClassVar[str] = "sand-ai/MAGI-1"
+    part: ClassVar[str] = PART
 
     def __init__(
         self,
@@ -245,16 +242,6 @@ class ViTVae(ModuleDecoder):
         super().__init__(folder, weights, dtype)
         self.dims, self.chunk_frames, self.tile = dims or ViTDims(), chunk_frames, tile
         self.first_pixel_frames = first_pixel_frames
-
-    def locate(self, root: Path) -> None:
-        """Resolve a relative folder below `root`, or in the hub's cache."""
-        if self.weights == "checkpoint":
-            self.folder = str(located(root, self.folder, HUB))
-
-    def missing(self) -> list[Path]:
-        """Return the missing folders that `decode` needs."""
-        folder = Path(self.folder) / PART
-        return [] if self.weights == "random" or is_complete(folder) else [folder]
 
     def hollow(self) -> ViTVae:
         """Return the same decoder on the meta device: true sizes without values or files."""
@@ -296,13 +283,11 @@ class ViTVae(ModuleDecoder):
         if self.weights == "random":
             vae = seeded(lambda: ViTNetwork(self.dims).to(dtype))
         else:
-            root = Path(self.folder)
-            if not (root / PART).is_dir():
-                raise missing_folder(root, PART, HUB, PART)
+            folder = self._weights_folder()
             # Without memory of its own: every weight is replaced by one of the file.
             with torch.device("meta"):
                 vae = ViTNetwork(self.dims)
-            load_weights(vae, root / PART, ema=False, dtype=dtype, device=cpu)
+            load_weights(vae, folder, ema=False, dtype=dtype, device=cpu)
         # Without encoding, drop the encoder: half of the weights.
         if not self.encodes:
             del vae.encoder

@@ -7,15 +7,12 @@ The first latent frame gives one pixel frame, each later one four. Construction 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from harness.models.checkpoints.files import is_complete
-from harness.models.checkpoints.locate import located
 from harness.models.decoders.module_decoder import (
     ModuleDecoder,
     Weights,
@@ -23,7 +20,7 @@ from harness.models.decoders.module_decoder import (
     seeded,
 )
 from harness.models.decoders.wan_vae_by_frame import FrameByFrame, decode_frame
-from harness.models.text.folder_encoder import WAN_HUB, missing_folder, missing_packages
+from harness.models.text.folder_encoder import WAN_HUB, missing_packages
 from harness.system.errors import UserError
 
 
@@ -48,6 +45,8 @@ class WanVae(ModuleDecoder):
     """
 
     setting: ClassVar[str] = "vae"
+    hub: ClassVar[str] = WAN_HUB
+    part: ClassVar[str] = "vae"
 
     def __init__(
         self,
@@ -59,16 +58,6 @@ class WanVae(ModuleDecoder):
         super().__init__(folder, weights, dtype)
         self.lean = lean
         self.feature_bytes = 0
-
-    def locate(self, root: Path) -> None:
-        """Resolve a relative folder below `root`, or in the hub's cache."""
-        if self.weights == "checkpoint":
-            self.folder = str(located(root, self.folder, WAN_HUB))
-
-    def missing(self) -> list[Path]:
-        """Return the missing folders that `decode` needs."""
-        folder = Path(self.folder) / "vae"
-        return [] if self.weights == "random" or is_complete(folder) else [folder]
 
     def hollow(self) -> WanVae:
         """Return the same decoder on the meta device: true sizes without values or files."""
@@ -164,9 +153,7 @@ class WanVae(ModuleDecoder):
         if self.weights == "random":
             # Bypass the model's own `to`, which warns at every change of dtype.
             return self._prepare(seeded(lambda: torch.nn.Module.to(kind(), dtype)))
-        folder = Path(self.folder) / "vae"
-        if not folder.is_dir():
-            raise missing_folder(Path(self.folder), "vae", WAN_HUB, "vae")
+        folder = self._weights_folder()
         try:
             # local_files_only: only `fetch` downloads.
             vae, report = kind.from_pretrained(
