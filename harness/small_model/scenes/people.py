@@ -12,7 +12,6 @@ from harness.small_model.scenes.parts import (
     STEEL,
     WHITE,
     Joint,
-    Paint,
     Part,
     limb,
     oval,
@@ -24,7 +23,7 @@ Figure = tuple[Part, ...]
 HAIR = (92, 60, 40)
 
 
-def person(hair: Paint = HAIR, skirt: bool = False, skin: Paint = SKIN) -> Figure:
+def person(skirt: bool = False) -> Figure:
     """Return a person: legs, a coat in the thing's colour, a scarf with the mark, a head."""
     # Joints are where limbs begin, so that they turn there.
     hips, neck = -0.42, -0.72
@@ -45,8 +44,8 @@ def person(hair: Paint = HAIR, skirt: bool = False, skin: Paint = SKIN) -> Figur
         limb(LIGHT, (0.11, neck), (0.2, -0.4), 0.08, Joint(0.11, neck, "reach", -2.2)),
         rect(MARK, -0.12, -0.74, 0.12, -0.62),
         # A rim of hair shows behind the face.
-        oval(hair, -0.015, -0.87, 0.14, 0.135, Joint(0, neck, "nod", 0.5)),
-        oval(skin, 0.02, -0.85, 0.11, 0.115, Joint(0, neck, "nod", 0.5)),
+        oval(HAIR, -0.015, -0.87, 0.14, 0.135, Joint(0, neck, "nod", 0.5)),
+        oval(SKIN, 0.02, -0.85, 0.11, 0.115, Joint(0, neck, "nod", 0.5)),
         oval(INK, 0.07, -0.87, 0.018, 0.022, Joint(0, neck, "nod", 0.5)),
     )
 

@@ -60,17 +60,15 @@ def write_weights(weights: Mapping[str, Tensor], path: Path, dtype: torch.dtype)
     return sha256(path)
 
 
-def draw_curve(
-    path: Path, rows: Sequence[dict[str, Any]], size: tuple[int, int] = (960, 480)
-) -> None:
+def draw_curve(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Draw the loss, and its mean at each time, over the minutes as a PNG.
 
     Grey lines mark the starts of stages.
 
     rows: the log, with the columns minutes, stage, loss and loss_<time>.
     """
-    width, height, margin = *size, 50
-    picture = Image.new("RGB", size, "white")
+    width, height, margin = 960, 480, 50
+    picture = Image.new("RGB", (width, height), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
     names = [name for name in dict.fromkeys(n for row in rows for n in row) if "loss" in name]
     # `or 1`: an empty log, or one without a minute, has axes too.

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
+from harness.models.checkpoints.files import TORN
 from harness.models.preset import VideoModel, wan_of
 from harness.models.wan import Wan, WanDims
 from harness.system.errors import UserError
 from harness.system.files import whole_file
 
 CHECKPOINT = "checkpoint.pt"
-# What reading a damaged or foreign file raises, in `torch.load` or after it.
-_TORN = (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, UnpicklingError)
 
 
 @dataclass
@@ -71,7 +69,7 @@ def load_state(folder: Path, device: torch.device) -> State | None:
         # Onto the given device: a training that began on a GPU can continue on a CPU.
         content = torch.load(path, map_location=device, weights_only=True)
         return State(**content | {"clock": Clock(**content["clock"])})
-    except _TORN as error:
+    except (*TORN, LookupError) as error:
         raise UserError(
             f"cannot read {path}: remove it to begin again or set train.folder to another folder"
         ) from error
