@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import colorsys
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,7 +27,6 @@ from harness.small_model.scenes.detect import (
     setting,
 )
 from harness.small_model.scenes.motion import ENTRY_S
-from harness.small_model.scenes.rates import hue_of, near
 from harness.small_model.scenes.scene import COLOURS, EVENTS_S, KINDS, LENGTH_S, Scene, Thing
 
 QUESTIONS = {
@@ -37,6 +38,8 @@ QUESTIONS = {
 }
 CHOICES = 10  # prompts among which the right one is found
 _SAME = 1e-3  # of the gain: actions that look the same on a figure are both right
+_HUE_NEAR = 1 / 12  # of the circle
+_GREY = 0.08  # chroma below which a colour has no hue
 _COMPARED = 4  # keyframes of a figure that are compared
 
 
@@ -111,19 +114,26 @@ def _ask(judged: Judged, view: View, latents: Tensor, thing: Thing) -> None:
     if alone and 0 in visible and 2 in visible and thing.acts[1].action == "away":
         colour = thing.acts[0].colour
         before, after = (
-            hue_of(mark(view.at(at), latents[torch.from_numpy(at)], thing, colour).mean(0))
+            _hue(mark(view.at(at), latents[torch.from_numpy(at)], thing, colour).mean(0))
             for at in (visible[0][-_COMPARED:], visible[2][:_COMPARED])
         )
-        answers["look kept"].append(near(before, after))
+        apart = abs(before - after) % 1  # hues lie on a circle
+        answers["look kept"].append(min(apart, 1 - apart) <= _HUE_NEAR)
 
 
-def chosen(scenes: Sequence[Scene], keyframes: Frames, count: int = 6) -> int:
-    """Return which of some scenes a video shows: the one whose best drawing is nearest to it.
+def _hue(rgb: Iterable[float]) -> float:
+    """Return the hue of a colour [3] of 0..1 as a share of the circle; NaN for grey."""
+    # NaN compares as unequal, so a grey mark counts as a look that was not kept.
+    red, green, blue = (float(value) for value in rgb)
+    # The hue of a nearly grey colour is that of its noise.
+    is_grey = max(red, green, blue) - min(red, green, blue) < _GREY
+    return math.nan if is_grey else colorsys.rgb_to_hsv(red, green, blue)[0]
 
-    count: keyframes that are compared.
-    """
+
+def chosen(scenes: Sequence[Scene], keyframes: Frames) -> int:
+    """Return which of some scenes a video shows: the one whose best drawing is nearest to it."""
     times_s = np.arange(len(keyframes)) * TEMPORAL_STRIDE / FPS
     times_s = times_s[times_s < LENGTH_S]
-    few = np.linspace(0, len(times_s) - 1, count).astype(np.intp)
+    few = np.linspace(0, len(times_s) - 1, 6).astype(np.intp)  # six keyframes are compared
     cells, few_s = in_cells(keyframes[few]), times_s[few]
     return int(np.argmin([miss(View.of(scene, cells, few_s)) for scene in scenes]))

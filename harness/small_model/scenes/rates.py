@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import colorsys
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,6 @@ from harness.small_model.scenes.clip import FPS
 # Numbers of a picture that need no scene: they notice a video that fades, blurs or turns to noise.
 STATISTICS = ("contrast", "edges", "colourfulness")
 BAND = (5, 95)  # percentiles of the world's own clips
-HUE_NEAR = 1 / 12  # of the circle
-GREY = 0.08  # chroma below which a colour has no hue
 COLUMNS = ("question", "rate", "n", "95 % interval", "by chance", "n", "what is right")
 Row = tuple[str, ...]
 Frames = NDArray[np.uint8]
@@ -77,18 +74,3 @@ def rate(answers: Sequence[bool]) -> Row:
 def share(answers: Sequence[bool]) -> Row:
     """Return rate and count."""
     return f"{sum(answers) / len(answers):.2f}" if answers else "-", str(len(answers))
-
-
-def hue_of(rgb: Iterable[float]) -> float:
-    """Return the hue of a colour [3] of 0..1 as a share of the circle; NaN for grey."""
-    # NaN compares as unequal, so a grey mark counts as a look that was not kept.
-    red, green, blue = (float(value) for value in rgb)
-    # The hue of a nearly grey colour is that of its noise.
-    is_grey = max(red, green, blue) - min(red, green, blue) < GREY
-    return math.nan if is_grey else colorsys.rgb_to_hsv(red, green, blue)[0]
-
-
-def near(before: float, after: float) -> bool:
-    """Return whether two hues of 0..1 are within a twelfth of the circle; NaN is near nothing."""
-    apart = abs(before - after) % 1  # hues lie on a circle
-    return min(apart, 1 - apart) <= HUE_NEAR
