@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +13,6 @@ from harness.system.files import whole_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.ImageFont import FreeTypeFont, ImageFont
-
-    Font = FreeTypeFont | ImageFont
 
 CELL_WIDTH_PX = (160, 256)  # narrower frames are enlarged by a whole factor, wider ones shrunk
 
@@ -64,7 +61,12 @@ def contact_sheet(
         draw.text(centre, f"{instant / fps:.2f} s", "#666666", small, anchor="mm")
     top = margin + header
     for (label, _), row in zip(rows, cells, strict=True):
-        _draw_label(draw, (margin, top + row[0].height / 2), label, (title, small))
+        # The lines of the label, centred vertically on their row.
+        lines = label.split("\n")
+        for number, line in enumerate(lines):
+            y = top + row[0].height / 2 + (number - (len(lines) - 1) / 2) * 20
+            colour, font = ("#111111", title) if number == 0 else ("#666666", small)
+            draw.text((margin, y), line, colour, font, anchor="lm")
         for left, cell in zip(lefts, row, strict=True):
             sheet.paste(cell, (left, top))
         top += row[0].height + gap
@@ -90,19 +92,3 @@ def _cell(frame_HWC: Frames) -> Image:
         size = (wide, max(1, round(height * wide / width)))
         return picture.resize(size, Image.Resampling.LANCZOS)
     return picture
-
-
-def _draw_label(
-    draw: Any,
-    left_middle: tuple[float, float],
-    label: str,
-    fonts: tuple[Font, Font],
-) -> None:
-    """Draw the lines of a label, centred vertically on their row."""
-    x, middle = left_middle
-    lines = label.split("\n")
-    step = 20
-    for number, line in enumerate(lines):
-        y = middle + (number - (len(lines) - 1) / 2) * step
-        colour, font = ("#111111", fonts[0]) if number == 0 else ("#666666", fonts[1])
-        draw.text((x, y), line, colour, font, anchor="lm")

@@ -320,7 +320,14 @@ class Run:
             place = {"results_dir": str(folder.absolute().parents[2])}
             # An unknown or missing field ends in a TypeError, so in the sentence below.
             run = cls(**{**request, **place, "suite": suite, "execution": execution})
-            _check_names(run)
+            # Results folders are exchanged between people, so a request is not trusted:
+            # none of its names may lead outside the results folder.
+            for name in (run.suite.name, run.model_name, run.method_name):
+                parts = name.split("/")
+                if name.startswith("/") or {"", ".", ".."} & set(parts) or not name.isprintable():
+                    raise ValueError(f"{name!r} is no name of a suite, a model or a method")
+            if run.reference_id and not re.fullmatch("[0-9a-f]{8}", run.reference_id):
+                raise ValueError(f"{run.reference_id!r} is no id of a run")
             return run
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(
@@ -332,17 +339,6 @@ class Run:
 def _digest(request: dict[str, Any]) -> str:
     """Return the SHA-256 of a request's content, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-
-
-def _check_names(run: Run) -> None:
-    """Raise ValueError if a name of the request would lead outside the results folder."""
-    # Results folders are exchanged between people, so a request is not trusted.
-    for name in (run.suite.name, run.model_name, run.method_name):
-        parts = name.split("/")
-        if name.startswith("/") or {"", ".", ".."} & set(parts) or not name.isprintable():
-            raise ValueError(f"{name!r} is no name of a suite, a model or a method")
-    if run.reference_id and not re.fullmatch("[0-9a-f]{8}", run.reference_id):
-        raise ValueError(f"{run.reference_id!r} is no id of a run")
 
 
 def folder_of(parent: Path, run_id: str) -> Path | None:
