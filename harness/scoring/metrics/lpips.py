@@ -11,7 +11,7 @@ import numpy as np
 from harness.downloads import weights
 from harness.results.scores import Column, Value
 from harness.scoring.metrics.metric import Clip, Frames, Metric, Unscorable, check_pair
-from harness.scoring.metrics.windows import WINDOWS, Quantity, Series, summarise
+from harness.scoring.metrics.windows import WINDOWS, Quantity, summarise
 from harness.system.version import package_version
 
 BACKBONE = "alexnet"  # of conf/weights; the linear heads ship with the package
@@ -65,16 +65,6 @@ class Lpips(Metric):
                 f"LPIPS needs frames of {MIN_SIDE_PX} pixels or more a side, these are "
                 f"{video_THWC.shape[1]}x{video_THWC.shape[2]}"
             )
-        return self.quantity.row(
-            summarise(self._per_frame(video_THWC, reference_THWC, device), clip)
-        )
-
-    def close(self) -> None:
-        """Free the network."""
-        self._model = None
-
-    def _per_frame(self, video_THWC: Frames, reference_THWC: Frames, device: str) -> Series:
-        """Return the distance of each frame: both [T, H, W, 3] u8 -> [T] f64."""
         import lpips
         import torch
 
@@ -109,4 +99,8 @@ class Lpips(Metric):
                 batch = slice(start, start + BATCH_FRAMES)
                 distance = self._model(to_input(video_THWC[batch]), to_input(reference_THWC[batch]))
                 distances.append(distance.flatten().cpu().numpy())
-        return np.concatenate(distances).astype(np.float64)
+        return self.quantity.row(summarise(np.concatenate(distances).astype(np.float64), clip))
+
+    def close(self) -> None:
+        """Free the network."""
+        self._model = None
