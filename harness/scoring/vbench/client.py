@@ -70,9 +70,16 @@ class Runner:
             self._lay_out(dimension.weights)
             # Try twice: the cause may lie outside, such as another process that used the memory.
             answered = self._answer(asked) or self._answer(asked)
-            death = "" if answered else self._death()
-        if death:
-            raise Unscorable(f"vbench.{dimension.name}: {death}")
+            if not answered:
+                assert self._process is not None and self._printed is not None
+                code = self._process.wait()
+                ended = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+                self._printed.seek(0)
+                words = " ".join(self._printed.read().split())[-LAST_WORDS:]
+                after = f" after: {words}" if words else ""
+                raise Unscorable(
+                    f"vbench.{dimension.name}: VBench's process ended with {ended}{after}"
+                )
         reply: dict[str, Any] = json.loads(answered)
         if "reason" in reply:
             # A lack of memory is not the video's fault, so it must not become its reason.
@@ -102,22 +109,6 @@ class Runner:
 
         Raises  KeyboardInterrupt: the child was interrupted.
         """
-        process = self._running()
-        assert process.stdin is not None and process.stdout is not None
-        # A child that crashed has closed the pipe; the reply that does not come says so.
-        with suppress(BrokenPipeError):
-            print(json.dumps(asked), file=process.stdin, flush=True)
-        # A child that dies while it writes leaves a part of a line.
-        line = process.stdout.readline()
-        if line.endswith("\n"):
-            return line
-        # Ctrl-C reaches the child too. It is passed on, where a crash would be tried again.
-        if process.wait() == -signal.SIGINT:
-            raise KeyboardInterrupt
-        return ""
-
-    def _running(self) -> subprocess.Popen[str]:
-        """Return the running child; start one if necessary."""
         if self._process is None or self._process.poll() is not None:
             self._forget()
             cache, home = self.stage.folder / "cache", self.stage.folder / "torch"
@@ -135,7 +126,19 @@ class Runner:
                 env=bare() | OFFLINE | told,
                 text=True,
             )
-        return self._process
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        # A child that crashed has closed the pipe; the reply that does not come says so.
+        with suppress(BrokenPipeError):
+            print(json.dumps(asked), file=process.stdin, flush=True)
+        # A child that dies while it writes leaves a part of a line.
+        line = process.stdout.readline()
+        if line.endswith("\n"):
+            return line
+        # Ctrl-C reaches the child too. It is passed on, where a crash would be tried again.
+        if process.wait() == -signal.SIGINT:
+            raise KeyboardInterrupt
+        return ""
 
     def _lay_out(self, names: Iterable[str]) -> None:
         """Link files of weights into the package's cache and, for DINO, into torch's."""
@@ -148,16 +151,6 @@ class Runner:
                 if not link.is_symlink():
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.symlink_to(place.absolute())
-
-    def _death(self) -> str:
-        """Describe how the child ended, with its last output."""
-        assert self._process is not None
-        code = self._process.wait()
-        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        assert self._printed is not None
-        self._printed.seek(0)
-        words = " ".join(self._printed.read().split())[-LAST_WORDS:]
-        return f"VBench's process ended with {name}" + (f" after: {words}" if words else "")
 
     def _forget(self) -> None:
         """Close the files of a child that has ended."""

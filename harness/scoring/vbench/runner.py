@@ -22,9 +22,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 # The functions that build networks, by the names in the module of the dimension. The package calls
 # them for every video; `build_once` caches their results.
@@ -61,8 +61,10 @@ def main() -> None:
     """Answer requests until the input ends or the parent has ended."""
     parent = int(sys.argv[1])
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
-    # The package prints to standard output, which would garble the replies.
-    replies = own_output()
+    # The package prints to standard output, which would garble the replies: its prints go to
+    # standard error.
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     sys.addaudithook(stay_offline)
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), file=replies, flush=True)
@@ -74,13 +76,6 @@ def end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(WATCH_S)
     os._exit(1)
-
-
-def own_output() -> TextIO:
-    """Return a stream to standard output for replies, and redirect prints to standard error."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return replies
 
 
 def stay_offline(event: str, args: tuple[Any, ...]) -> None:
@@ -185,17 +180,13 @@ def listed(entry: dict[str, Any], video: str) -> Iterator[tuple[str, str]]:
 
 
 def build_once(module: Any, name: str) -> None:
-    """Cache the function `module.name` by its arguments."""
+    """Cache the function `module.name` by its arguments; of MUSIQ, also record the scores."""
     # In the module of the dimension, or in what it imported (`clip.load`).
     *owners, last = name.split(".")
     owner = functools.reduce(getattr, owners, module)
     build = getattr(owner, last)
-    if not hasattr(build, "remembers"):
-        setattr(owner, last, remembering(build, heard=name == "MUSIQ"))
-
-
-def remembering(build: Callable[..., Any], heard: bool) -> Callable[..., Any]:
-    """Return the function, cached by its arguments; heard: also record MUSIQ's scores."""
+    if hasattr(build, "remembers"):
+        return
     built: dict[str, Any] = {}
 
     def once(*args: Any, **kwargs: Any) -> Any:
@@ -204,12 +195,12 @@ def remembering(build: Callable[..., Any], heard: bool) -> Callable[..., Any]:
         if key not in built:
             built[key] = build(*args, **kwargs)
             # The package returns the mean over frames only, so the network itself is heard.
-            if heard:
+            if name == "MUSIQ":
                 built[key].register_forward_hook(keep_score)
         return built[key]
 
     once.remembers = True  # type: ignore[attr-defined]
-    return once
+    setattr(owner, last, once)
 
 
 def keep_score(_network: Any, _inputs: Any, score: Any) -> None:
