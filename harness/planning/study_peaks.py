@@ -270,20 +270,17 @@ def _tokens(method: Stored, shape: Geometry, budget: float) -> tuple[list[int], 
         first = round(split.share * shape.frame_tokens) * shape.frames
         return [first, capacity - first], 0
     if split.by == "chunks":
-        counts = _chunks(split, shape.frames, budget)
+        # Python's round takes halves to the even neighbour. A budget above 1 cannot give a layer
+        # more chunks than there are.
+        recent = max(1, round(min(split.recent * budget, 1) * shape.frames))
+        old = shape.frames - recent
+        important = 0
+        if split.important:
+            important = min(old, max(1, round(split.important * budget * old)))
+        retained = old - important
+        if split.retained is not None:
+            retained = min(retained, max(1, round(split.retained * budget * retained)))
+        counts = (recent, important, retained)
         return [shape.frame_tokens * n for n in counts], shape.frames - sum(counts)
     whole = capacity - method.exact_frames * shape.frame_tokens
     return [whole] * len(method.tiers), 0
-
-
-def _chunks(split: Split, num_chunks: int, budget: float) -> tuple[int, int, int]:
-    """Return the number of recent, important and retained chunks of a layer."""
-    # Python's round takes halves to the even neighbour. A budget above 1 cannot give a layer more
-    # chunks than there are.
-    recent = max(1, round(min(split.recent * budget, 1) * num_chunks))
-    old = num_chunks - recent
-    important = min(old, max(1, round(split.important * budget * old))) if split.important else 0
-    rest = old - important
-    if split.retained is None:
-        return recent, important, rest
-    return recent, important, min(rest, max(1, round(split.retained * budget * rest)))

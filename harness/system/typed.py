@@ -41,7 +41,18 @@ def wanted(hint: Any, value: Any) -> str | None:
         is_one = any(value == each and type(value) is type(each) for each in inner)
         return None if is_one else f"one of {', '.join(map(str, inner))}"
     if origin in LISTS:
-        return _wanted_list(origin, inner, value)
+        # A list or tuple, of any or of fixed length.
+        of_each = [hint for hint in inner if hint is not Ellipsis]
+        is_fixed = origin is tuple and Ellipsis not in inner
+        many = f"a list of {len(of_each)}" if is_fixed else "a list"
+        # An ellipsis fits no type, so `wanted` gives the words for one element.
+        words = f"{many}, each {wanted(of_each[0], ...)}" if of_each else many
+        if not isinstance(value, list | tuple) or (is_fixed and len(value) != len(of_each)):
+            return words
+        hints = of_each if is_fixed else of_each[:1] * len(value)
+        # strict=False: a list without a type for its elements has no hints, and fits.
+        all_fit = all(wanted(*pair) is None for pair in zip(hints, value, strict=False))
+        return None if all_fit else words
     if hint is dict or origin in (dict, Mapping):
         return None if isinstance(value, Mapping) else "a group of settings"
     # Another class: the value must be a built object, or the settings that build one.
@@ -49,21 +60,6 @@ def wanted(hint: Any, value: Any) -> str | None:
         is_built = not isinstance(value, str | int | float | list | None)
         return None if is_built else f"what builds a {hint.__name__}, as {{{TARGET}: <class>}}"
     return None
-
-
-def _wanted_list(origin: Any, inner: tuple[Any, ...], value: Any) -> str | None:
-    """Check a list or tuple, of any or of fixed length, as `wanted` does."""
-    of_each = [hint for hint in inner if hint is not Ellipsis]
-    is_fixed = origin is tuple and Ellipsis not in inner
-    many = f"a list of {len(of_each)}" if is_fixed else "a list"
-    # An ellipsis fits no type, so `wanted` gives the words for one element.
-    words = f"{many}, each {wanted(of_each[0], ...)}" if of_each else many
-    if not isinstance(value, list | tuple) or (is_fixed and len(value) != len(of_each)):
-        return words
-    hints = of_each if is_fixed else of_each[:1] * len(value)
-    # strict=False: a list without a type for its elements has no hints, and fits.
-    fits = all(wanted(*pair) is None for pair in zip(hints, value, strict=False))
-    return None if fits else words
 
 
 def _is_number(value: Any) -> bool:
