@@ -15,6 +15,7 @@ from harness.system.files import sha256
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_schema = cache(parquet.schema)  # cached, since every run is compared with the same few
 UPDATE = "`git pull` in the harness's checkout"  # the fix for a file of a newer harness
 
 
@@ -37,7 +38,8 @@ def rows(path: Path, row_type: type) -> list[dict[str, Any]]:
 
     Raises  Wrong: the file cannot be read, or has another schema.
     """
-    table, found = _read(path)
+    table = checked(path)
+    found: list[dict[str, Any]] = table.to_pylist()
     for row in found:  # versions first: they explain why the columns differ
         check_version(row.get("schema_version", observation.SCHEMA_VERSION), path.name)
     _check_columns(path, table.schema, _schema(row_type))
@@ -51,7 +53,8 @@ def scored(path: Path) -> list[dict[str, Any]]:
 
     Raises  Wrong: the file cannot be read, or has another version.
     """
-    table, found = _read(path)
+    table = checked(path)
+    found: list[dict[str, Any]] = table.to_pylist()
     # A file without rows names no version.
     versions = {row.get("scores_version") for row in found} or {scores.VERSION}
     for version in versions:
@@ -59,11 +62,6 @@ def scored(path: Path) -> list[dict[str, Any]]:
     # Further columns are those of metrics, which may be a user's own.
     _check_columns(path, table.schema, _schema(scores.Scored))
     return found
-
-
-def _read(path: Path) -> tuple[pa.Table, list[dict[str, Any]]]:
-    table = checked(path)
-    return table, table.to_pylist()
 
 
 def checked(path: Path) -> pa.Table:
@@ -154,9 +152,3 @@ def digest_difference(path: Path, expected: Any) -> str:
         f"is not what the finished run left (found digest {found[:12]}, expected "
         f"{str(expected)[:12]})"
     )
-
-
-# Cached, since every run is compared with the same few.
-@cache
-def _schema(row_type: type) -> pa.Schema:
-    return parquet.schema(row_type)

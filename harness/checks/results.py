@@ -37,7 +37,7 @@ def check(roots: Sequence[Path], own: Path | None = None) -> int:
         # Flushed, since the next folder may take minutes.
         for finding in report.findings:
             print(f"{shown(folder)}: {finding}", flush=True)
-    for problem in (*_twice(reports), *_wide(roots, folders)):
+    for problem in _of_several(reports, roots):
         print(problem)
         wrong += 1
     for path in sorted({path.absolute() for root in roots for path in stale(root)}):
@@ -76,8 +76,8 @@ def mixed(reports: Iterable[Report]) -> Iterator[str]:
                     yield f"{shown(place)}: rows of {len(counts)} {what}: {named}"
 
 
-def _twice(reports: Sequence[Report]) -> Iterator[str]:
-    """Yield a message for each run that is in several folders, so its videos count twice."""
+def _of_several(reports: Sequence[Report], roots: Sequence[Path]) -> Iterator[str]:
+    """Yield a message for each run that is in several folders, and each damaged wide table."""
     # By the ids in the rows, not by the names of the folders: a copy may have been renamed.
     places: dict[str, list[Path]] = {}
     for report in reports:
@@ -90,12 +90,9 @@ def _twice(reports: Sequence[Report]) -> Iterator[str]:
                 f"run {run_id} is there {len(folders)} times ({named}), so its videos count as "
                 "often; keep one of these folders below the results and move the others away"
             )
-
-
-def _wide(roots: Sequence[Path], folders: Sequence[Path]) -> Iterator[str]:
-    """Yield a message for each damaged results.parquet; the next command rewrites it."""
     # A run lies at <results>/<suite>/<model>/<run>, and the table in <results>.
-    tops = {folder.parents[2] for folder in folders if len(folder.parents) > 2}
+    runs_at = [report.folder.parents for report in reports]
+    tops = {parents[2] for parents in runs_at if len(parents) > 2}
     for path in sorted({top.absolute() / all_runs.WIDE for top in (*roots, *tops)}):
         try:
             if path.exists():
