@@ -6,7 +6,6 @@ A contract returns None if it holds, or the reason why it does not apply to this
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -14,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, FramePolicy, TokenPolicy
+from harness.api import CacheSpec, FramePolicy, Quantizer, TokenPolicy
 from harness.cache.integration import CacheSession
 from harness.cache.session import Session
 from harness.checks.declared_bytes import declared_bytes, outgrown
 from harness.checks.error_by_bits import errors_by_bits
 from harness.checks.method_subject import NUM_FRAMES, Subject
 from harness.checks.tiny_network import spec, video
-from harness.checks.verdict import Broken, Verdict, sentence
+from harness.checks.verdict import Broken, Verdict, verdict
 from harness.checks.walk import SHARED, held_by_process, live_bytes, reached
 
 Contract = Callable[[Subject], str | None]
@@ -43,16 +42,15 @@ def builds(s: Subject) -> None:
 def round_trip_keeps_shape_and_dtype(s: Subject) -> None:
     """Round trips in BF16 and FP32 at batch 2 keep shape and dtype, and beat storing zeros."""
     for dtype in (torch.bfloat16, torch.float32):
-        for where, tier in s.tiers.items():
-            x = drawn(s, spec(), tier.span, dtype)
-            for side, quantizer in (("key", tier.key), ("value", tier.value)):
-                back = quantizer.decode(quantizer.encode(x), dtype)
-                found = f"{where}.{side} gives {list(back.shape)} {back.dtype} back"
-                if back.shape != x.shape or back.dtype != dtype:
-                    raise Broken(f"{found} for {list(x.shape)} {dtype}")
-                error = ((back - x).float().norm() / x.float().norm()).item()
-                if not error < WORST:  # `not <` instead of `>=` catches NaN
-                    raise Broken(f"{where}.{side} loses what it stores: relative error {error:.2g}")
+        for name, quantizer, x in _quantizers(s, spec(), dtype):
+            back = quantizer.decode(quantizer.encode(x), dtype)
+            if back.shape != x.shape or back.dtype != dtype:
+                raise Broken(
+                    f"{name} gives {list(back.shape)} {back.dtype} back for {list(x.shape)} {dtype}"
+                )
+            error = ((back - x).float().norm() / x.float().norm()).item()
+            if not error < WORST:  # `not <` instead of `>=` catches NaN
+                raise Broken(f"{name} loses what it stores: relative error {error:.2g}")
 
 
 def any_heads_and_frames_can_be_read(s: Subject) -> str | None:
@@ -60,23 +58,20 @@ def any_heads_and_frames_can_be_read(s: Subject) -> str | None:
     # Attention backends decode one head, or a few frames, at a time.
     if not s.packed:
         return "its integration encodes all tokens as one piece"
-    for where, tier in s.tiers.items():
-        x = drawn(s, spec(), tier.span, torch.float32)
-        for side, quantizer in (("key", tier.key), ("value", tier.value)):
-            packed = quantizer.encode(x)
-            if wrong := [n for n, p in packed.parts.items() if p.shape[:3] != x.shape[:3]]:
-                raise Broken(
-                    f"{where}.{side}: part {wrong[0]} has shape "
-                    f"{list(packed.parts[wrong[0]].shape)}, which does not begin with batch, "
-                    f"heads and frames {list(x.shape[:3])}"
-                )
-            whole = torch.empty(x.shape)
-            quantizer.stage(packed, whole)
-            heads, frames = slice(1, 2), slice(1, 3)
-            some = torch.empty_like(whole[:, heads, frames])
-            quantizer.stage(packed.view(heads, frames), some)
-            if not torch.allclose(some, whole[:, heads, frames], rtol=1e-4, atol=1e-5):
-                raise Broken(f"{where}.{side} decodes one head of two frames to other values")
+    for name, quantizer, x in _quantizers(s, spec(), torch.float32):
+        packed = quantizer.encode(x)
+        if wrong := [n for n, p in packed.parts.items() if p.shape[:3] != x.shape[:3]]:
+            raise Broken(
+                f"{name}: part {wrong[0]} has shape {list(packed.parts[wrong[0]].shape)}, which "
+                f"does not begin with batch, heads and frames {list(x.shape[:3])}"
+            )
+        whole = torch.empty(x.shape)
+        quantizer.stage(packed, whole)
+        heads, frames = slice(1, 2), slice(1, 3)
+        some = torch.empty_like(whole[:, heads, frames])
+        quantizer.stage(packed.view(heads, frames), some)
+        if not torch.allclose(some, whole[:, heads, frames], rtol=1e-4, atol=1e-5):
+            raise Broken(f"{name} decodes one head of two frames to other values")
     return None
 
 
@@ -170,12 +165,10 @@ def declared_bytes_are_stored(s: Subject) -> str | None:
 
 def same_input_same_output(s: Subject) -> None:
     """Encoding twice gives equal codes, and a newly built method makes an equal video, bitwise."""
-    for where, tier in s.tiers.items():
-        x = drawn(s, spec(), tier.span, torch.bfloat16)
-        for side, quantizer in (("key", tier.key), ("value", tier.value)):
-            one, two = (quantizer.encode(x).parts for _ in range(2))
-            if any(not torch.equal(_bytes(one[name]), _bytes(two[name])) for name in one):
-                raise Broken(f"{where}.{side} gives the same values other codes the second time")
+    for name, quantizer, x in _quantizers(s, spec(), torch.bfloat16):
+        one, two = (quantizer.encode(x).parts for _ in range(2))
+        if any(not torch.equal(_bytes(one[part]), _bytes(two[part])) for part in one):
+            raise Broken(f"{name} gives the same values other codes the second time")
     # Bitwise: a resumed run must continue as if it had never stopped. If the video is equal even
     # after another one, it need not be made alone.
     if not torch.equal(s.second, s.first[0]) and not torch.equal(s.run(s.build())[0], s.first[0]):
@@ -249,14 +242,10 @@ def odd_sizes_are_served_or_refused(s: Subject) -> str | None:
         s.method.check(shape)
     except ValueError as error:
         return f"refused: {_reason(error)}"
-    for where, tier in s.tiers.items():
-        x = drawn(s, shape, tier.span, torch.bfloat16)
-        for side, quantizer in (("key", tier.key), ("value", tier.value)):
-            back = quantizer.decode(quantizer.encode(x), x.dtype)
-            if back.shape != x.shape or not back.isfinite().all():
-                raise Broken(
-                    f"{where}.{side} does not serve {_words(shape)}, and check says so not"
-                )
+    for name, quantizer, x in _quantizers(s, shape, torch.bfloat16):
+        back = quantizer.decode(quantizer.encode(x), x.dtype)
+        if back.shape != x.shape or not back.isfinite().all():
+            raise Broken(f"{name} does not serve {_words(shape)}, and check says so not")
     return None
 
 
@@ -312,14 +301,19 @@ def _demand_counted(s: Subject, session: CacheSession, method_bytes: int) -> Non
         raise Broken(f"the tensors alive take {live} bytes, {session.stored_bytes} are counted")
 
 
-def drawn(s: Subject, shape: CacheSpec, span: int, dtype: torch.dtype) -> Tensor:
-    """Return seeded values [2, H, F, T, D] of three frames, as `dtype`."""
-    num_frames, frame_tokens = s.page(span)
-    num_tokens = frame_tokens * shape.tokens_per_frame
-    size = (2, shape.kv_heads, num_frames, num_tokens, shape.head_dim)
-    x = torch.randn(size, generator=torch.Generator().manual_seed(0))
-    x[..., ::8] *= 3  # real keys have some channels of larger magnitude
-    return x.to(dtype)
+def _quantizers(
+    s: Subject, shape: CacheSpec, dtype: torch.dtype
+) -> Iterator[tuple[str, Quantizer, Tensor]]:
+    """Yield each quantizer as `<tier>.<key or value>`, with seeded values [2, H, F, T, D]."""
+    for where, tier in s.tiers.items():
+        num_frames, frame_tokens = s.page(tier.span)
+        num_tokens = frame_tokens * shape.tokens_per_frame
+        size = (2, shape.kv_heads, num_frames, num_tokens, shape.head_dim)
+        x = torch.randn(size, generator=torch.Generator().manual_seed(0))
+        x[..., ::8] *= 3  # real keys have some channels of larger magnitude
+        x = x.to(dtype)
+        yield f"{where}.key", tier.key, x
+        yield f"{where}.value", tier.value, x
 
 
 def _bytes(x: Tensor) -> Tensor:
@@ -362,14 +356,7 @@ def verdicts(
     begins: called with the name of each contract before it starts.
     """
     for contract in contracts:
-        name = contract.__name__.replace("_", " ")
-        begins(name)
-        start = time.perf_counter()
-        # A method that calls sys.exit breaks its contract; Ctrl-C still ends the check.
-        try:
-            note, held = contract(subject) or "", True
-        except (Exception, SystemExit) as error:  # noqa: BLE001  a user's method may raise anything
-            note, held = sentence(error), False
-        yield Verdict(name, held, note, time.perf_counter() - start)
-        if contract is builds and not held:
+        found = verdict(contract, subject, begins)
+        yield found
+        if contract is builds and not found.held:
             return

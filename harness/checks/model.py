@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +17,7 @@ from harness.api import Exact, Method
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
 from harness.checks.tiny_network import CPU
-from harness.checks.verdict import Verdict, sentence
+from harness.checks.verdict import Verdict, verdict
 from harness.config.weight_readers import read_by
 from harness.downloads import weights
 from harness.downloads.data_folder import data_folder
@@ -212,15 +211,10 @@ def verdicts(
         # These would only repeat that the weights cannot be read.
         if its_weights_have_the_tensors in broken and contract in NEED_WEIGHTS:
             continue
-        name = contract.__name__.replace("_", " ")
-        begins(name)
-        start = time.perf_counter()
-        try:
-            note, held = contract(subject) or "", True
-        except (Exception, SystemExit) as error:  # noqa: BLE001  a user's class may raise anything
-            note, held = sentence(error), False
+        found = verdict(contract, subject, begins)
+        yield found
+        if not found.held:
             broken.add(contract)
-        yield Verdict(name, held, note, time.perf_counter() - start)
         if it_can_be_built in broken:
             return
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
+
+Subject = TypeVar("Subject")
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,24 @@ class Verdict:
         """Return one line: mark, name, seconds and note."""
         line = f"{'✓' if self.held else '✗'} {self.name:<42} {self.seconds:5.2f} s"
         return f"{line}  {self.note}".rstrip()
+
+
+def verdict(
+    contract: Callable[[Subject], str | None], subject: Subject, begins: Callable[[str], None]
+) -> Verdict:
+    """Examine one contract and return its verdict.
+
+    begins: called with the name of the contract before it starts.
+    """
+    name = contract.__name__.replace("_", " ")
+    begins(name)
+    start = time.perf_counter()
+    # A user's class that calls sys.exit breaks its contract; Ctrl-C still ends the check.
+    try:
+        note, held = contract(subject) or "", True
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a user's class may raise anything
+        note, held = sentence(error), False
+    return Verdict(name, held, note, time.perf_counter() - start)
 
 
 def sentence(error: Exception | SystemExit) -> str:
