@@ -61,10 +61,10 @@ def main() -> int:
             own = [OPTIONS[0], str(folder)] if folder is not None else []
             return int(module.main([*without_flags(rest), *own]))
         begin()
-        options, settings = _parted(words)
+        ordered = _ordered(words)
         from harness.commands.run import main as run_jobs
 
-        return run_jobs([*options, *settings], folder)
+        return run_jobs(ordered, folder)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
@@ -72,8 +72,8 @@ def main() -> int:
     return USER_ERROR
 
 
-def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split the words of a run into options and settings; each keeps its order.
+def _ordered(words: Sequence[str]) -> list[str]:
+    """Return the words of a run, its options before its settings.
 
     Raises  UserError: a word that is neither, which Hydra would tell by its grammar.
     """
@@ -93,19 +93,15 @@ def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
             raise UserError(f"there is no option {word}: choose {known}, or give name=value")
         elif equals or word.startswith("~"):
             settings.append(word)
+        elif word in ELSEWHERE:
+            raise UserError(f"{word} is no verb of python -m harness: type {ELSEWHERE[word]}")
         else:
-            raise UserError(_of_word(word))
-    return options, settings
-
-
-def _of_word(word: str) -> str:
-    if word in ELSEWHERE:
-        return f"{word} is no verb of python -m harness: type {ELSEWHERE[word]}"
-    near = did_you_mean(word, list(VERBS))
-    return (
-        f"{word!r} is neither a verb nor a setting{near}? Choose {', '.join(VERBS)}, or give "
-        "name=value, as method=rtn_int4; python -m harness --help says more"
-    )
+            near = did_you_mean(word, list(VERBS))
+            raise UserError(
+                f"{word!r} is neither a verb nor a setting{near}? Choose {', '.join(VERBS)}, or "
+                "give name=value, as method=rtn_int4; python -m harness --help says more"
+            )
+    return [*options, *settings]
 
 
 def run_program() -> None:

@@ -173,21 +173,13 @@ def show(jobs: Sequence[Job]) -> int:
 
     Returns exit code 1 if a job failed, 2 if only the wide table could not be written, else 0.
     """
+    code = int(any(job.state == "failed" for job in jobs))
     # A dry run has no rows of its own; what it would add is printed in their place.
-    whole = True
     if outlooks := [each for job in jobs for each in job.outlooks]:
         from harness.planning.dry_run import Outlook, print_outlooks
 
         print_outlooks([Outlook.from_json(each) for each in outlooks])
-    else:
-        whole = _show_rows(jobs)
-    if any(job.state == "failed" for job in jobs):
-        return 1
-    return 0 if whole else USER_ERROR
-
-
-def _show_rows(jobs: Sequence[Job]) -> bool:
-    """Print tables and paths of all runs with rows; return whether the wide tables were written."""
+        return code
     # By folder: jobs of a sweep share the run of BF16.
     wanted: dict[Path, set[Key]] = {}
     for job in jobs:
@@ -195,7 +187,7 @@ def _show_rows(jobs: Sequence[Job]) -> bool:
             if (folder / observations.OBSERVATIONS).exists():
                 wanted.setdefault(folder, set()).update(job.videos)
     if not wanted:
-        return True
+        return code
     from harness.results.summary_table import print_section, sections
 
     selected = []
@@ -212,7 +204,7 @@ def _show_rows(jobs: Sequence[Job]) -> bool:
     written = [root for root in roots if _write_wide(root)]
     for path in (*(root / all_runs.WIDE for root in written), *wanted):
         print(path)
-    return len(written) == len(roots)
+    return code or (0 if len(written) == len(roots) else USER_ERROR)
 
 
 def _write_wide(root: Path) -> bool:

@@ -52,12 +52,20 @@ class Once(BasicSweeper):
 
         arguments: the words of the command line.
 
-        Raises  UserError: there are no jobs, or more than MOST_JOBS. HydraException: a word cannot
-                be parsed.
+        Raises  UserError: there are no jobs, or more than MOST_JOBS, or a word gives a setting that
+                one of the listed jobs gives too. HydraException: a word cannot be parsed.
         """
         assert self.hydra_context is not None and self.config is not None
         demand_jobs(arguments, self.hydra_context.config_loader)
-        demand_own(arguments, self.jobs)
+        listed = {word.partition("=")[0]: job for job in self.jobs for word in job}
+        for word in arguments:
+            setting = word.partition("=")[0]
+            if job := listed.get(setting):
+                raise UserError(
+                    f"{word}: every job of this experiment sets {setting} itself; leave the word "
+                    "out, or run one job alone: python -m harness, the experiment's model and "
+                    f"suite, and for example {shlex.join(job)}"
+                )
         try:
             return super().sweep(arguments)
         except HydraException:
@@ -124,18 +132,3 @@ def demand_jobs(words: Sequence[str], loader: ConfigLoader) -> None:
             raise UserError(f"{override.input_line} is no job at all: give values, as 1,2,3")
     if math.prod(numbers) > MOST_JOBS:
         raise UserError(f"{' '.join(words)} is more than {MOST_JOBS} jobs: give fewer values")
-
-
-def demand_own(words: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
-    """Check that no word of a sweep gives a setting that one of its listed jobs gives too.
-
-    Raises  UserError: a word does; the message names it.
-    """
-    listed = {word.partition("=")[0]: job for job in jobs for word in job}
-    for word in words:
-        if job := listed.get(word.partition("=")[0]):
-            raise UserError(
-                f"{word}: every job of this experiment sets {word.partition('=')[0]} itself; leave "
-                "the word out, or run one job alone: python -m harness, the experiment's model and "
-                f"suite, and for example {shlex.join(job)}"
-            )
