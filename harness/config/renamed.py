@@ -62,11 +62,6 @@ def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
     Run ids are computed from the result, so a file with old names has the same run id as one with
     new names. The first use of each old name prints a warning to standard error.
     """
-    return {name: _renamed(name, value) for name, value in with_target(config).items()}
-
-
-def with_target(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return one part with its new `_target_`, and with the settings that the old class implied."""
     old = config.get("_target_")
     if isinstance(old, str) and old in LOOPS:
         # What the file sets itself comes last, so it wins over what the old class implied.
@@ -74,12 +69,11 @@ def with_target(config: Mapping[str, Any]) -> Mapping[str, Any]:
         # In lower case, because the warning shows YAML: `joint: true`.
         words = [f"{name}: {str(value).lower()}" for name, value in settings.items()]
         _warn(f"_target_: {old}", ", ".join([f"_target_: {LOOP}", *words]))
-        return {"_target_": LOOP, **settings}
-    new = TARGETS.get(old) if isinstance(old, str) else None
-    if new is None:
-        return config
-    _warn(f"_target_: {old}", f"_target_: {new}")
-    return {**config, "_target_": new}
+        config = {"_target_": LOOP, **settings}
+    elif isinstance(old, str) and old in TARGETS:
+        _warn(f"_target_: {old}", f"_target_: {TARGETS[old]}")
+        config = {**config, "_target_": TARGETS[old]}
+    return {name: _renamed(name, value) for name, value in config.items()}
 
 
 def _renamed(name: str, value: Any) -> Any:
