@@ -103,7 +103,7 @@ def opened(url: str, offset: int = 0, tag: str = "") -> Iterator[Reply]:
             yield reply
     elif scheme in ("http", "https"):
         with _answer(url, offset, tag) as answer:
-            yield _reply(answer, offset)
+            yield _reply(answer)
     else:
         raise Unavailable(f"{url} is no address: choose http, https or file")
 
@@ -160,7 +160,7 @@ def _answer(url: str, offset: int, tag: str) -> Iterator[http.client.HTTPRespons
         yield answer
 
 
-def _reply(answer: http.client.HTTPResponse, offset: int) -> Reply:
+def _reply(answer: http.client.HTTPResponse) -> Reply:
     """Return the reply with its offset: servers without Range send the whole file."""
     # A validator that If-Range accepts. A weak ETag (W/"...") promises the same meaning, not the
     # same bytes, so the date of the last change stands in for it.
